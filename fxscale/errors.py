@@ -49,3 +49,10 @@ class StateMismatchError(FxscaleError):
 
 class PlanMismatchError(FxscaleError):
     """A plan is corrupt, of an unknown version, or of another model."""
+
+
+class ModelNotFoundError(FxscaleError):
+    """A model name leads to no model: misspelt, a missing package or file, or a factory that fails.
+
+    Raised by `fxscale.models`, never by the compiler.
+    """

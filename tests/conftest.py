@@ -1,4 +1,4 @@
-"""What holds for every test: one thread a worker, fixed seeds, GPU tests only where there is one."""
+"""For every test: one thread a worker, fixed seeds, GPU tests only where there is a GPU."""
 
 from __future__ import annotations
 
