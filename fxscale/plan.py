@@ -7,8 +7,16 @@ Sizes are tuples with one entry per spatial axis, `(L,)`, `(H, W)` or `(D, H, W)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from math import prod
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from fxscale.cost import Bounds, conv_macs, eq4_bounds, relative_scale, scale_product
+from fxscale.errors import PlanMismatchError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 Size = tuple[int, ...]
 Padding = tuple[tuple[int, int], ...]
@@ -63,7 +71,10 @@ class ConvCall:
 
 @dataclass(frozen=True)
 class ConvPlan:
-    """One convolution of the target and what it becomes in the pre-train network."""
+    """One convolution of the target and what it becomes in the pre-train network.
+
+    MACs are exact multiply-accumulates per sample, summed over the calls (`fxscale.cost`).
+    """
 
     name: str
     weight: str
@@ -76,6 +87,66 @@ class ConvPlan:
     stride: Size
     dilation: Size
     calls: tuple[ConvCall, ...]
+    transposed: bool = False
+
+    @property
+    def s(self) -> tuple[float, ...]:
+        """The relative resize factor `k / k'` of Table 1, per axis."""
+        return relative_scale(self.kernel_size, self.pretrain_kernel_size)
+
+    @property
+    def s2(self) -> float:
+        """Table 1's `s^2` for any number of axes: `product(k / k')`."""
+        return scale_product(self.kernel_size, self.pretrain_kernel_size)
+
+    @property
+    def s4(self) -> float:
+        """The square of `s2`."""
+        return self.s2**2
+
+    @property
+    def target_macs(self) -> int:
+        """MACs in the target network."""
+        return self._macs(self.kernel_size, pretrain_maps=False)
+
+    @property
+    def pretrain_macs(self) -> int:
+        """MACs in the pre-train network."""
+        return self._macs(self.pretrain_kernel_size, pretrain_maps=True)
+
+    @property
+    def unscaled_kernel_macs(self) -> int:
+        """MACs of the target's kernel on the pre-train network's feature maps."""
+        return self._macs(self.kernel_size, pretrain_maps=True)
+
+    @property
+    def mac_ratio(self) -> float:
+        """`target_macs / pretrain_macs`."""
+        return _ratio(self.target_macs, self.pretrain_macs)
+
+    @property
+    def eq4_bounds(self) -> Bounds:
+        """Where Eq. 4 expects `pretrain_macs`: above `M / s^4`, at most `M / s^2`.
+
+        Eq. 4 supposes that the map shrinks by the kernel's own factor; real maps shrink by the
+        input's. A 1x1 convolution, with `s = 1`, therefore falls below.
+        """
+        return eq4_bounds(self.target_macs, self.s2)
+
+    def _macs(self, kernel_size: Size, *, pretrain_maps: bool) -> int:
+        total = 0
+        for call in self.calls:
+            maps = (
+                (call.pretrain_input, call.pretrain_output)
+                if pretrain_maps
+                else (call.target_input, call.target_output)
+            )
+            # A transposed convolution works once per input pixel, any other once per output pixel.
+            size = maps[0] if self.transposed else maps[1]
+            total += conv_macs(
+                self.in_channels, self.out_channels, kernel_size, size, groups=self.groups
+            )
+        return total
 
 
 @dataclass(frozen=True)
@@ -105,10 +176,20 @@ class FeatureMap:
     pretrain_size: Size
     drift: tuple[float, ...]
 
+    @property
+    def max_drift(self) -> float:
+        """The largest absolute drift over the axes, in pixels of the pre-train map."""
+        return max((abs(d) for d in self.drift), default=0.0)
+
 
 @dataclass(frozen=True)
 class ScalePlan:
-    """What `downscale` decided for one target network and one pre-train input size."""
+    """What `downscale` decided for one target network and one pre-train input size.
+
+    `str(plan)` is a table in plain text; `rich` prints the same in colour. All counts are
+    multiply-accumulates (MACs) per sample in the forward pass; a training step costs about three
+    times as much in either network, so that ratios are the same.
+    """
 
     model: str
     fingerprint: str
@@ -125,3 +206,105 @@ class ScalePlan:
     """Multiply-accumulates per sample of all linear layers, target and pre-train."""
     state: tuple[StateMap, ...]
     version: int = PLAN_VERSION
+
+    @property
+    def target_macs(self) -> int:
+        """MACs of all convolutions and linear layers of the target network."""
+        return sum(conv.target_macs for conv in self.convs) + self.dense_macs[0]
+
+    @property
+    def pretrain_macs(self) -> int:
+        """MACs of all convolutions and linear layers of the pre-train network."""
+        return sum(conv.pretrain_macs for conv in self.convs) + self.dense_macs[1]
+
+    @property
+    def progressive_resizing_macs(self) -> int:
+        """MACs with the target's kernels on the pre-train network's feature maps.
+
+        What the same small images would cost without smaller kernels: the saving of progressive
+        resizing, provided that the unchanged network's maps come out at the same sizes.
+        """
+        return sum(conv.unscaled_kernel_macs for conv in self.convs) + self.dense_macs[1]
+
+    @property
+    def mac_ratio(self) -> float:
+        """`target_macs / pretrain_macs`: how many times less arithmetic the pre-train network does.
+
+        Not a measured speed-up. Time also goes to memory traffic, normalisation and data loading,
+        and small kernels use hardware less well, so that the measured speed-up is usually smaller.
+        """
+        return _ratio(self.target_macs, self.pretrain_macs)
+
+    @property
+    def predicted_speed_up(self) -> float:
+        """The speed-up that arithmetic alone predicts: `mac_ratio`, under the paper's name."""
+        return self.mac_ratio
+
+    @property
+    def most_drifted(self) -> FeatureMap | None:
+        """The first feature map with the largest drift; `None` without feature maps."""
+        return max(self.feature_maps, key=lambda m: m.max_drift, default=None)
+
+    @property
+    def max_drift(self) -> float:
+        """The largest absolute drift over all feature maps and axes, in pixels of its own map."""
+        worst = self.most_drifted
+        return worst.max_drift if worst else 0.0
+
+    def conv(self, name: str) -> ConvPlan:
+        """The convolution of that name, such as `"layer1.0.conv2"`.
+
+        Raises `PlanMismatchError` where the plan has none, with the nearest name.
+        """
+        by_name = {conv.name: conv for conv in self.convs}
+        if name in by_name:
+            return by_name[name]
+        near = get_close_matches(name, by_name, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {len(by_name)} convolutions"
+        raise PlanMismatchError(f"the plan of {self.model} has no convolution {name!r}; {hint}")
+
+    def to_json(self) -> str:
+        """The plan as a JSON document that `from_json` reads back to an equal plan."""
+        # Imported here, as everything below: the readers and writers of plans import the plan.
+        from fxscale.plan_json import plan_to_json
+
+        return plan_to_json(self)
+
+    @staticmethod
+    def from_json(text: str) -> ScalePlan:
+        """The plan in `text`.
+
+        Raises `PlanMismatchError` for anything that `to_json` could not have written, with the
+        place in the document.
+        """
+        from fxscale.plan_json import plan_from_json
+
+        return plan_from_json(text)
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON; the file appears whole or not at all."""
+        from fxscale.files import written_whole
+
+        with written_whole(path) as partial:
+            partial.write_text(self.to_json(), encoding="utf-8")
+
+    @staticmethod
+    def load(path: str | Path) -> ScalePlan:
+        """Read a plan that `save` wrote. Raises `PlanMismatchError` where it is not one."""
+        from fxscale.plan_json import plan_from_bytes
+
+        return plan_from_bytes(Path(path).read_bytes(), source=str(path))
+
+    def __str__(self) -> str:
+        from fxscale.plan_table import plan_as_text
+
+        return plan_as_text(self)
+
+    def __rich__(self) -> RenderableType:
+        from fxscale.plan_table import render_plan
+
+        return render_plan(self)
+
+
+def _ratio(target: int, pretrain: int) -> float:
+    return target / pretrain if pretrain else 1.0
