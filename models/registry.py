@@ -39,6 +39,8 @@ def create(name: str, /, **arguments: object) -> nn.Module:
     factory = resolve(name)
     try:
         model = factory(**arguments)
+    except ModelNotFoundError:
+        raise
     except Exception as error:
         raise ModelNotFoundError(
             f"model {name!r} could not be built with {_spell(arguments)}: "

@@ -120,6 +120,9 @@ def test_a_missing_package_is_named_with_its_extra(
     expected = f"{package} is not installed; its models need the extra `zoo`: pip install"
     with pytest.raises(ModelNotFoundError, match=expected):
         resolve(f"{package}/resnet34")
+    if package == "torchvision":
+        with pytest.raises(ModelNotFoundError, match=f"^{expected}"):
+            create("resnet34")
     assert not [name for name in names() if name.startswith(package)]
 
 
