@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fxscale.errors import StateMismatchError
+from fxscale.errors import FxscaleError, StateMismatchError
 from fxscale.plan import StateMap
 
 Interpolation = Literal["bilinear", "bicubic"]
@@ -39,7 +39,7 @@ def interpolation_operator(
     2 -> 3 bilinear is `[[1, 0], [1/2, 1/2], [0, 1]]`.
     """
     if interpolation not in ("bilinear", "bicubic"):
-        raise ValueError(f"interpolation is 'bilinear' or 'bicubic', not {interpolation!r}")
+        raise FxscaleError(f"interpolation is 'bilinear' or 'bicubic', not {interpolation!r}")
     operator = torch.zeros(n_out, n_in, dtype=torch.float64)
     for row in range(n_out):
         # The position of sample `row` on the input grid is (row + 1/2) * n_in / n_out - 1/2, here
@@ -79,7 +79,8 @@ def resize_operator(n_in: int, n_out: int, interpolation: Interpolation = "bilin
     """
     if n_out >= n_in:
         return interpolation_operator(n_in, n_out, interpolation)
-    return torch.linalg.pinv(interpolation_operator(n_out, n_in, interpolation))
+    inverse: Tensor = torch.linalg.pinv(interpolation_operator(n_out, n_in, interpolation))
+    return inverse
 
 
 def subsampling_operator(n_in: int, n_out: int) -> Tensor:
@@ -187,7 +188,7 @@ def downscale_entry(tensor: Tensor, state_map: StateMap, init: Init) -> Tensor:
         operators = {axis: resize_operator(n_in, n_out) for axis, n_in, n_out in axes}
         gain = 1 / state_map.gain
     else:
-        raise ValueError(f"init is 'fan' or 'resample', not {init!r}")
+        raise FxscaleError(f"init is 'fan' or 'resample', not {init!r}")
     viewed = tensor.reshape(state_map.target_view)
     return apply_operators(viewed, operators, gain).reshape(state_map.pretrain_shape)
 
