@@ -23,8 +23,8 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Any]) -> int:
 
     The average is cumulative: every batch counts the same, so give them one size. All other layers
     run in eval mode (no dropout, no stochastic depth), without gradients; the modes of all modules,
-    the momentum of the BatchNorms and torch's random state are as before afterwards. If a batch
-    fails, so are the statistics. A BatchNorm that the forward pass never reaches keeps its own.
+    the momentum of the BatchNorms and torch's random state are as before afterwards, and the
+    statistics too if a batch fails. A BatchNorm that the forward pass never reaches keeps its own.
     Around 20 batches of training size are enough.
 
     Afterwards `num_batches_tracked` is the number of batches seen here (calls, for a layer used
@@ -39,7 +39,7 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Any]) -> int:
 
     **Returns:** the number of batches; 0, with none consumed, if there is nothing to re-estimate.
 
-    **Raises:** `FxscaleError` if `batches` is empty, or a batch is of another kind or cannot be run.
+    **Raises:** `FxscaleError` if there are no batches, or one is of another kind or cannot be run.
     """
     network = unwrap(model)
     norms = batchnorms(network)

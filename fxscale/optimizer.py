@@ -28,14 +28,15 @@ from fxscale.plan import StateMap
 from fxscale.resample import Interpolation, upscale_entry
 from fxscale.upscale import match_keys, plan_of
 
-_FIRST_MOMENTS = frozenset({"momentum_buffer", "exp_avg"})
 _SECOND_MOMENTS = frozenset({"exp_avg_sq", "max_exp_avg_sq"})
 _STATE_OF = {
     SGD: frozenset({"momentum_buffer"}),
     Adam: frozenset({"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}),
     AdamW: frozenset({"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}),
 }
-_OWN_OPTIONS = frozenset({"params", "param_names", "foreach", "fused", "capturable"})
+_OWN_OPTIONS = frozenset(
+    {"params", "param_names", "foreach", "fused", "capturable", "differentiable"}
+)
 """Options of a group that say how the new optimizer computes, and over what: never carried."""
 
 Group = dict[str, Any]
@@ -77,7 +78,7 @@ def upscale_optimizer(
     """Carry the pre-train network's optimizer over to the target's.
 
     Learning rate, `initial_lr`, weight decay and every other option of a parameter group are kept;
-    `foreach`, `fused` and `capturable` stay as the new optimizer has them. A learning-rate
+    `foreach`, `fused`, `capturable` and `differentiable` stay as the new optimizer has them. A learning-rate
     scheduler belongs to one optimizer: make a new one for the new optimizer, afterwards.
 
     **Arguments:**
