@@ -1,0 +1,55 @@
+"""The README's Python runs, its two commands are those of CI, and its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def code_blocks(language: str) -> Iterator[tuple[int, str]]:
+    """`(line, source)` of every fenced block of that language; lines counted from 1."""
+    for match in re.finditer(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
+        yield README.count("\n", 0, match.start(1)) + 1, match[1]
+
+
+def test_python_blocks_run_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torchvision")
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {}
+    blocks = list(code_blocks("python"))
+    assert len(blocks) >= 6
+    for line, source in blocks:
+        # Empty lines in front, so that a traceback shows the line of the README.
+        program = compile("\n" * (line - 1) + source, str(ROOT / "README.md"), "exec")
+        exec(program, namespace)
+
+
+def test_the_two_commands_are_those_of_ci() -> None:
+    commands = [source.strip() for _, source in code_blocks("bash")][:2]
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert [command for command in ci if command.startswith("python3 -m venv")] == commands
+    assert commands[0].endswith("fxscale demo")
+    assert commands[1].endswith("pytest")
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    path = ROOT / name
+    text = path.read_text(encoding="utf-8")
+    anchors = {
+        re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-")
+        for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    }
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        if link.startswith("#"):
+            assert link[1:] in anchors, link
+        elif not link.startswith("https://"):
+            assert (path.parent / link).exists(), link
