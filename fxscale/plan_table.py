@@ -53,7 +53,7 @@ def render_plan(plan: ScalePlan) -> RenderableType:
 
 
 class _Convolutions:
-    """The table of convolutions; in a narrow terminal closer, and without `s`, which the kernels tell."""
+    """The table of convolutions; closer in a narrow terminal, and without `s = k / k'`."""
 
     def __init__(self, plan: ScalePlan) -> None:
         self.plan = plan
@@ -163,15 +163,15 @@ def format_padding(padding: Padding) -> str:
 
 def format_count(count: int) -> str:
     """Three significant digits and a unit: `115605504` as `116M`."""
-    value = float(count)
-    for unit in ("", "k", "M", "G", "T"):
-        # 999.5 would round to 1000 and take four digits.
-        if value < 999.5 or unit == "T":
-            break
-        value /= 1000
-    if not unit:
+    if count < 1000:
         return str(count)
-    return f"{value:.{max(0, 2 - len(str(int(value))) + 1)}f}{unit}"
+    value, units = count / 1000, iter("kMGTP")
+    unit = next(units)
+    # 999.5 would round to 1000 and take four digits.
+    while value >= 999.5 and unit != "P":
+        value, unit = value / 1000, next(units)
+    digits = f"{value:#.3g}" if value < 999.5 else f"{value:.0f}"
+    return digits.rstrip(".") + unit
 
 
 def _change(before: str, after: str) -> str:

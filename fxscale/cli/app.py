@@ -1,0 +1,71 @@
+"""The entry point: commands, and how errors reach the user."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from fxscale.cli.demo import demo
+from fxscale.cli.downscale import downscale
+from fxscale.cli.plan import plan
+from fxscale.cli.upscale import upscale
+from fxscale.errors import FxscaleError
+
+
+class _Commands(TyperGroup):
+    """Turns the errors that a user can cause into one line on stderr and exit code 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (FxscaleError, OSError) as error:
+            if isinstance(error, BrokenPipeError) or ctx.find_root().meta.get("fxscale.debug"):
+                raise
+            typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+            raise typer.Exit(1) from None
+
+
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    try:
+        typer.echo(f"fxscale {version('fxscale')}")
+    except PackageNotFoundError:
+        typer.echo("fxscale, not installed")
+    raise typer.Exit
+
+
+def _fxscale(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Train a CNN first as a smaller pre-train network, then go on with the real one.
+
+    Exit codes: 0 done; 1 an error, told in one line on stderr; 2 wrong usage.
+    """
+
+
+app = typer.Typer(
+    name="fxscale",
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.callback()(_fxscale)
+for command in (plan, downscale, upscale, demo):
+    app.command()(command)
+
+
+def main() -> None:
+    """Runs the command line of this process."""
+    app()
