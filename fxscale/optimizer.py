@@ -78,8 +78,8 @@ def upscale_optimizer(
     """Carry the pre-train network's optimizer over to the target's.
 
     Learning rate, `initial_lr`, weight decay and every other option of a parameter group are kept;
-    `foreach`, `fused`, `capturable` and `differentiable` stay as the new optimizer has them. A learning-rate
-    scheduler belongs to one optimizer: make a new one for the new optimizer, afterwards.
+    `foreach`, `fused`, `capturable` and `differentiable` stay as the new optimizer has them. A
+    learning-rate scheduler belongs to one optimizer: make another for the new one, afterwards.
 
     **Arguments:**
 

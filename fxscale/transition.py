@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -126,9 +127,10 @@ def _shape(shape: tuple[int, ...] | None) -> str:
 
 def _peeked(batches: Iterable[Any]) -> Iterator[Any]:
     """The batches, known to be at least one."""
-    iterator = iter(batches)
     try:
-        first = next(iterator)
+        with torch.random.fork_rng(devices=[]):  # a DataLoader draws from the random state here
+            iterator = iter(batches)
+            first = next(iterator)
     except StopIteration:
         raise FxscaleError(
             "no batches to re-estimate BatchNorm over: expected at least one, found none"
