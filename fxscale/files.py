@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +20,16 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
         with written_whole("plan.json") as partial:
             partial.write_text(text)
+
+    Raises `FileNotFoundError` where the folder does not exist, `IsADirectoryError` where `path` is
+    one, before the block runs.
     """
     path = Path(path)
+    # Told here, for otherwise the message would name the partial file.
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "the folder does not exist", str(path.parent))
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder, expected a file name", str(path))
     partial = path.with_name(f".{path.name}.{uuid4().hex[:8]}.partial")
     try:
         yield partial

@@ -26,13 +26,19 @@ def save_weights(
     """Write `state` to `path`, and `plan` with it where there is one.
 
     The file appears whole or not at all. Entries that share memory (tied weights) are written once
-    each. Raises `StateMismatchError` for entries that are not tensors with data.
+    each.
+
+    Raises `StateMismatchError` for entries that are not tensors with data, `OSError` where the file
+    cannot be written.
     """
     metadata = {"format": "pt"}
     if plan is not None:
         metadata[_PLAN_KEY] = plan.to_json()
     with written_whole(path) as partial:
-        save_file(_separate(state), partial, metadata=metadata)
+        try:
+            save_file(_separate(state), partial, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(f"cannot write {path}: {error}") from error
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, Tensor], ScalePlan | None]:

@@ -24,8 +24,14 @@ class _Commands(TyperGroup):
         except (FxscaleError, OSError) as error:
             if isinstance(error, BrokenPipeError) or ctx.find_root().meta.get("fxscale.debug"):
                 raise
-            typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+            typer.secho(f"error: {_explain(error)}", err=True, fg=typer.colors.RED)
             raise typer.Exit(1) from None
+
+
+def _explain(error: FxscaleError | OSError) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _print_version(wanted: bool) -> None:

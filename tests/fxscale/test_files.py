@@ -34,3 +34,16 @@ def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), written_whole(tmp_path / "a.txt"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_impossible_paths_are_told_before_any_work(tmp_path: Path) -> None:
+    with (
+        pytest.raises(FileNotFoundError, match=r"the folder does not exist: '.*none'"),
+        written_whole(tmp_path / "none" / "a.txt"),
+    ):
+        pytest.fail("the block ran")
+    with (
+        pytest.raises(IsADirectoryError, match="is a folder, expected a file name"),
+        written_whole(tmp_path),
+    ):
+        pytest.fail("the block ran")
