@@ -1,0 +1,408 @@
+"""`upscale_optimizer`: steps of the target against steps of the pre-train network, in float64."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+
+from fxscale.errors import FxscaleError, PlanMismatchError, StateMismatchError
+from fxscale.optimizer import upscale_optimizer
+from fxscale.resample import upscale_entry
+from fxscale.upscale import upscale_state
+from tests.fxscale.hand_plans import SmallNet, kernel_map, plan_of_maps
+
+
+def networks() -> tuple[SmallNet, SmallNet]:
+    return SmallNet(8).double(), SmallNet(12).double()
+
+
+def steps(net: nn.Module, optimizer: Optimizer, count: int = 3) -> None:
+    """Training steps on random gradients."""
+    for _ in range(count):
+        for parameter in net.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+
+
+def zero_gradient_step(net: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """By how much each parameter moves."""
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    for parameter in net.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    return {name: p.detach() - before[name] for name, p in net.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"momentum": 0.9},
+        {"momentum": 0.9, "dampening": 0.3},
+        {"momentum": 0.9, "nesterov": True},
+        {"momentum": 0.9, "maximize": True},
+        {"momentum": 0.9, "foreach": True},
+        {"momentum": 0.9, "fused": True},
+        {"momentum": 0.0},
+    ],
+    ids=str,
+)
+def test_sgd_takes_the_upscaled_step(options: dict[str, Any]) -> None:
+    small, target = networks()
+    old = SGD(small.parameters(), lr=0.1, **options)
+    steps(small, old)
+    target.load_state_dict(upscale_state(small))
+    new = upscale_optimizer(old, small, target, SGD(target.parameters(), lr=1.0, **options))
+
+    expected = zero_gradient_step(small, old)
+    actual = zero_gradient_step(target, new)
+    maps = {m.key: m for m in small.plan.state}
+    for name, step in actual.items():
+        upscaled = upscale_entry(expected[name], maps[name])
+        torch.testing.assert_close(step, upscaled, rtol=1e-10, atol=1e-14)
+        assert bool(upscaled.any()) == (options["momentum"] > 0)
+
+
+def test_sgd_step_of_bicubic_weights() -> None:
+    small, target = networks()
+    old = SGD(small.parameters(), lr=0.1, momentum=0.9)
+    steps(small, old)
+    new = upscale_optimizer(old, small, target, interpolation="bicubic")
+    step = zero_gradient_step(target, new)["conv.weight"]
+    before = zero_gradient_step(small, old)["conv.weight"]
+    conv = next(m for m in small.plan.state if m.key == "conv.weight")
+    torch.testing.assert_close(step, upscale_entry(before, conv, "bicubic"))
+
+
+def bilinear_matrix(n_in: int, n_out: int) -> Tensor:
+    """Independent of the library: torch's own interpolation of unit vectors."""
+    unit = torch.eye(n_in, dtype=torch.float64)[:, None]
+    return nn.functional.interpolate(unit, n_out, mode="linear")[:, 0].T
+
+
+def reference_map(name: str, value: Tensor, *, squared: bool) -> Tensor:
+    """The linear map of `SmallNet`, or its elementwise square, as one dense matrix."""
+    if name in ("conv.weight", "depthwise.weight"):
+        n_in, n_out, planes = 2, 3, value.reshape(-1, 4)
+    elif name == "fc.weight":
+        n_in, n_out, planes = 4, 6, value.reshape(-1, 16)
+    else:
+        return value
+    axis = bilinear_matrix(n_in, n_out) * n_in / n_out
+    matrix = torch.kron(axis, axis)
+    result = planes @ (matrix**2 if squared else matrix).T
+    shape = (value.shape[0], -1) if name == "fc.weight" else (*value.shape[:2], n_out, n_out)
+    return result.reshape(shape)
+
+
+class ReferenceAdam:
+    """Algorithm 1 of "Adam", 2014, algorithm 2 of "Decoupled weight decay", 2017, and amsgrad."""
+
+    def __init__(self, net: nn.Module, *, lr: float, decay: float, decoupled: bool, ams: bool):
+        self.parameters = {name: p.detach().clone() for name, p in net.named_parameters()}
+        self.lr, self.decay, self.decoupled, self.ams, self.count = lr, decay, decoupled, ams, 0
+        self.m = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+        self.v, self.v_max = copy.deepcopy(self.m), copy.deepcopy(self.m)
+
+    def step(self, gradients: dict[str, Tensor]) -> None:
+        self.count += 1
+        for name, w in self.parameters.items():
+            g = gradients[name] if self.decoupled else gradients[name] + self.decay * w
+            if self.decoupled:
+                w -= self.lr * self.decay * w
+            self.m[name] = 0.9 * self.m[name] + 0.1 * g
+            self.v[name] = 0.99 * self.v[name] + 0.01 * g**2
+            self.v_max[name] = torch.maximum(self.v_max[name], self.v[name])
+            v = (self.v_max if self.ams else self.v)[name]
+            m_hat = self.m[name] / (1 - 0.9**self.count)
+            v_hat = v / (1 - 0.99**self.count)
+            w -= self.lr * m_hat / (v_hat.sqrt() + 1e-8)
+
+    def upscale(self) -> None:
+        maps = ((self.parameters, False), (self.m, False), (self.v, True), (self.v_max, True))
+        for state, squared in maps:
+            for name in state:
+                state[name] = reference_map(name, state[name], squared=squared)
+
+
+@pytest.mark.parametrize("kind", [Adam, AdamW])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"amsgrad": True}, {"foreach": True}, {"fused": True}, {"foreach": False}],
+    ids=str,
+)
+def test_adam_across_the_transition(kind: type[Adam], options: dict[str, Any]) -> None:
+    small, target = networks()
+    shared = {"lr": 0.01, "betas": (0.9, 0.99), "weight_decay": 0.1, **options}
+    reference = ReferenceAdam(
+        small, lr=0.01, decay=0.1, decoupled=kind is AdamW, ams="amsgrad" in options
+    )
+    old = kind(small.parameters(), **shared)
+    for _ in range(3):
+        gradients = {name: torch.randn_like(p) for name, p in small.named_parameters()}
+        train(small, old, gradients)
+        reference.step(gradients)
+    new = upscale_optimizer(old, small, target, kind(target.parameters(), **shared))
+    target.load_state_dict(upscale_state(small))
+    reference.upscale()
+    for _ in range(3):
+        gradients = {name: torch.randn_like(p) for name, p in target.named_parameters()}
+        train(target, new, gradients)
+        reference.step(gradients)
+    for name, parameter in target.named_parameters():
+        torch.testing.assert_close(
+            parameter.detach(), reference.parameters[name], rtol=1e-8, atol=1e-10
+        )
+
+
+def train(net: nn.Module, optimizer: Optimizer, gradients: dict[str, Tensor]) -> None:
+    for name, parameter in net.named_parameters():
+        parameter.grad = gradients[name].clone()
+    optimizer.step()
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 5), (5, 7), (7, 11)])
+def test_adam_keeps_the_size_of_its_step(before: int, after: int) -> None:
+    shapes = [(64, 32, size, size) for size in (before, after)]
+    small, target = (nn.ParameterDict({"w": torch.zeros(shape)}) for shape in shapes)
+    small.plan = plan_of_maps(kernel_map("w", shapes[0], shapes[1]))  # type: ignore[assignment]
+    old = Adam(small.parameters(), lr=0.01)
+    moments = {
+        "step": torch.tensor(50.0),
+        "exp_avg": torch.randn(shapes[0]),
+        "exp_avg_sq": torch.full(shapes[0], 1.0),
+    }
+    old.state[small["w"]] = moments
+    new = upscale_optimizer(old, small, target)
+    assert new.state[target["w"]]["step"] == 50
+    sizes = [
+        float(zero_gradient_step(net, optimizer)["w"].square().mean().sqrt())
+        for net, optimizer in ((small, old), (target, new))
+    ]
+    correction = math.sqrt(1 - 0.999**51) / (1 - 0.9**51)
+    assert sizes[0] == pytest.approx(0.01 * 0.9 / math.sqrt(0.999) * correction, rel=0.02)
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.03)
+
+
+def test_groups_and_their_options_are_kept() -> None:
+    small, target = networks()
+    old = SGD(groups_of(small), lr=0.1, momentum=0.9)
+    torch.optim.lr_scheduler.StepLR(old, 10)  # writes initial_lr
+    old.param_groups[1]["lr"] = torch.tensor(0.03)
+    new = SGD(list(reversed(groups_of(target))), lr=5.0, momentum=0.1, foreach=False)
+    upscale_optimizer(old, small, target, new)
+    first, second = reversed(new.param_groups)
+    assert (first["lr"], first["initial_lr"], first["momentum"]) == (0.1, 0.1, 0.9)
+    assert (first["weight_decay"], second["weight_decay"]) == (0, 0.01)
+    assert second["lr"] == torch.tensor(0.03)
+    assert second["lr"] is not old.param_groups[1]["lr"]
+    assert first["foreach"] is False
+    assert len(first["params"]) == 3
+
+
+def groups_of(net: nn.Module) -> list[dict[str, Any]]:
+    named = list(net.named_parameters())
+    return [
+        {"params": [p for n, p in named if "weight" not in n and n != "norm.bias"]},
+        {
+            "params": [p for n, p in named if "weight" in n or n == "norm.bias"],
+            "weight_decay": 0.01,
+        },
+    ]
+
+
+@pytest.mark.parametrize("kind", [SGD, Adam, AdamW])
+def test_a_new_optimizer_is_made(kind: type[Optimizer]) -> None:
+    small, target = networks()
+    options: dict[str, Any] = {"momentum": 0.9} if kind is SGD else {"betas": (0.8, 0.9)}
+    old = kind(groups_of(small), lr=0.1, **options)  # type: ignore[call-arg]
+    steps(small, old)
+    new = upscale_optimizer(old, small, target)
+    assert type(new) is kind
+    explicit = kind(groups_of(target), lr=9.0, **options)  # type: ignore[call-arg]
+    upscale_optimizer(old, small, target, explicit)
+    ours, theirs = new.state_dict(), explicit.state_dict()
+    assert ours["param_groups"] == theirs["param_groups"]
+    torch.testing.assert_close(ours["state"], theirs["state"])
+    assert all(name in new.defaults for name in options)
+
+
+def test_named_parameters_in_groups() -> None:
+    small, target = networks()
+    old = SGD(small.named_parameters(), lr=0.1, momentum=0.9)
+    steps(small, old)
+    new = upscale_optimizer(old, small, target)
+    names = [name for name, _ in target.named_parameters()]
+    assert new.param_groups[0]["param_names"] == names
+
+
+def test_state_is_laid_out_like_the_parameter_and_fresh() -> None:
+    small, target = networks()
+    target.to(memory_format=torch.channels_last)
+    old = Adam(small.parameters())
+    steps(small, old)
+    new = upscale_optimizer(old, small, target)
+    moment = new.state[target.conv.weight]["exp_avg"]
+    assert moment.stride() == target.conv.weight.stride()
+    assert new.state[target.conv.weight]["step"] is not old.state[small.conv.weight]["step"]
+    bias = old.state[small.head.bias]["exp_avg"].clone()
+    new.state[target.head.bias]["exp_avg"].zero_()
+    assert torch.equal(old.state[small.head.bias]["exp_avg"], bias)
+
+
+@pytest.mark.parametrize("flag", ["foreach", "fused", "capturable"])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_implementations_may_change(flag: str, device: str) -> None:
+    if flag == "capturable" and device == "cpu":
+        pytest.skip("torch: capturable needs an accelerator")
+    small, target = SmallNet(8), SmallNet(12).to(device)
+    old = Adam(small.parameters(), lr=0.01, foreach=False)
+    steps(small, old)
+    plain = upscale_optimizer(old, small, copy.deepcopy(target))
+    new = Adam(target.parameters(), **{flag: True})
+    upscale_optimizer(old, small, target, new)
+    steps(target, new, 1)
+    assert new.param_groups[0][flag]
+    assert new.state[target.head.bias]["step"] == 4
+    assert new.state[target.head.bias]["exp_avg"].device.type == device
+    assert plain.param_groups[0]["lr"] == 0.01
+
+
+def test_half_precision_state() -> None:
+    small, target = SmallNet(8).bfloat16(), SmallNet(12)
+    old = SGD(small.parameters(), lr=0.1, momentum=0.9)
+    steps(small, old)
+    new = upscale_optimizer(old, small, target)
+    assert new.state[target.conv.weight]["momentum_buffer"].dtype == torch.float32
+
+
+def test_frozen_tied_and_wrapped_parameters() -> None:
+    small, target = networks()
+    for net in (small, target):
+        net.head.bias = net.norm.bias = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+        net.conv.requires_grad_(False)
+    small.plan = tie(small.plan)
+    trained = [p for p in small.parameters() if p.requires_grad]
+    old = SGD(trained, lr=0.1, momentum=0.9)
+    steps(small, old)
+    wrapped, compiled = nn.DataParallel(small), torch.compile(target)
+    new = upscale_optimizer(old, wrapped, compiled)  # type: ignore[arg-type]
+    assert len(new.param_groups[0]["params"]) == len(trained)
+    assert target.norm.bias in new.state
+    assert target.conv.weight not in new.state
+
+
+def tie(plan: Any) -> Any:
+    """The plan with a `norm.bias` of the shape of `head.bias`."""
+    head = next(m for m in plan.state if m.key == "head.bias")
+    shapes = ("pretrain_shape", "target_shape", "pretrain_view", "target_view")
+    maps = [
+        type(m)(m.key, m.kind, *(getattr(head, s) for s in shapes)) if m.key == "norm.bias" else m
+        for m in plan.state
+    ]
+    return plan_of_maps(*maps)
+
+
+def test_an_optimizer_that_has_not_stepped() -> None:
+    small, target = networks()
+    new = Adam(target.parameters(), lr=1.0)
+    steps(target, new)
+    upscale_optimizer(Adam(small.parameters(), lr=0.5), small, target, new)
+    assert not new.state
+    assert new.param_groups[0]["lr"] == 0.5
+
+
+def test_wrapped_optimizers() -> None:
+    class Wrapper(SGD):
+        def __init__(self, optimizer: Optimizer) -> None:
+            self.optimizer = optimizer
+            self.__dict__.update(optimizer.__dict__)
+
+    small, target = networks()
+    old = SGD(small.parameters(), lr=0.1, momentum=0.9)
+    steps(small, old)
+    new = SGD(target.parameters(), lr=1.0, momentum=0.5)
+    upscale_optimizer(Wrapper(old), small, target, Wrapper(new))
+    assert new.param_groups[0]["momentum"] == 0.9
+    assert len(new.state) == len(old.state)
+
+
+def all_but_conv(net: nn.Module) -> list[nn.Parameter]:
+    return [p for name, p in net.named_parameters() if name != "conv.weight"]
+
+
+def test_networks_and_groups_that_do_not_match() -> None:
+    small, target = networks()
+    old = SGD(small.parameters(), lr=0.1, momentum=0.9)
+    steps(small, old)
+    new = SGD(target.parameters(), lr=1.0, momentum=0.5)
+    before = copy.deepcopy(new.state_dict())
+    with_stranger = copy.deepcopy(target)
+    with_stranger.stranger = nn.Parameter(torch.ones(2))
+    conv = r"\['conv\.weight'\]"
+    cases: list[tuple[str, tuple[Any, ...]]] = [
+        (f"only the target's has {conv}", (sgd(all_but_conv(small)), small, target, new)),
+        (f"train network's has {conv}, only", (old, small, target, sgd(all_but_conv(target)))),
+        ("group 0 of the new optimizer matches no group", (old, small, target, grouped(target))),
+        (
+            r"group 0 of the target network's .* found 9 others",
+            (old, small, target, sgd(networks()[1].parameters())),
+        ),
+        (r"group 0 of the pre-train network's optimizer", (new, small, target, new)),
+        (r"'conv\.weight' of the target network: expected", (old, small, SmallNet(8), new)),
+        ("'stranger' of the target network is not in the", (old, small, with_stranger, new)),
+    ]
+    for message, arguments in cases:
+        with pytest.raises(StateMismatchError, match=message):
+            upscale_optimizer(*arguments)
+    with pytest.raises(PlanMismatchError, match="SmallNet carries no plan"):
+        upscale_optimizer(new, target, small, old)
+    assert new.state_dict() == before
+    upscale_optimizer(old, small, target, new)  # the accepted neighbour
+
+
+def sgd(parameters: Any) -> SGD:
+    return SGD(parameters, lr=0.1)
+
+
+def grouped(net: nn.Module) -> SGD:
+    return SGD(groups_of(net), lr=0.1)
+
+
+def test_optimizers_and_states_that_are_unknown_or_wrong() -> None:
+    small, target = networks()
+    old = SGD(small.parameters(), lr=0.1, momentum=0.9)
+    new = SGD(target.parameters(), lr=1.0, momentum=0.5)
+    with pytest.raises(FxscaleError, match=r"state of RMSprop: expected torch\.optim\.SGD, Adam"):
+        upscale_optimizer(RMSprop(small.parameters()), small, target, new)
+    with pytest.raises(FxscaleError, match="another class: expected SGD, found Adam"):
+        upscale_optimizer(old, small, target, Adam(target.parameters()))
+    cases: list[tuple[str, dict[str, Any], type[FxscaleError]]] = [
+        (r"'head\.bias': .* found \['other'\]", {"other": torch.ones(3)}, FxscaleError),
+        (
+            r"momentum_buffer of 'head\.bias': expected shape \(3,\), found \(2,\)",
+            {"momentum_buffer": torch.ones(2)},
+            StateMismatchError,
+        ),
+        (
+            r"momentum_buffer of 'head\.bias': expected shape \(3,\), found float",
+            {"momentum_buffer": 0.5},
+            StateMismatchError,
+        ),
+        (
+            r"momentum_buffer of 'head\.bias': found NaN",
+            {"momentum_buffer": torch.full((3,), torch.nan)},
+            StateMismatchError,
+        ),
+    ]
+    for message, state, error in cases:
+        old.state[small.head.bias] = state
+        with pytest.raises(error, match=message):
+            upscale_optimizer(old, small, target, new)
+        assert not new.state
+        assert new.param_groups[0]["lr"] == 1.0

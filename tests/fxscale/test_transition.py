@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, RMSprop
+
+from fxscale.errors import FxscaleError, PlanMismatchError, StateMismatchError
+from fxscale.transition import transition
+from fxscale.upscale import upscale_state
+from tests.fxscale.hand_plans import SmallNet
+
+
+def trained() -> tuple[SmallNet, SGD]:
+    small = SmallNet(8)
+    optimizer = SGD(small.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(3):
+        small(torch.randn(16, 2, 8, 8)).square().sum().backward()
+        optimizer.step()
+    return small, optimizer
+
+
+def batches(count: int = 3) -> list[torch.Tensor]:
+    return [torch.randn(16, 2, 12, 12) for _ in range(count)]
+
+
+def test_the_state_alone() -> None:
+    (small, _), target = trained(), SmallNet(12)
+    report = transition(small, target)
+    expected = upscale_state(small)
+    assert all(torch.equal(value, expected[key]) for key, value in target.state_dict().items())
+    assert (report.resized, report.copied) == (3, len(expected) - 3)
+    assert (report.optimizer, report.batchnorm_batches) == (None, 0)
+    assert str(report) == "transition: 3 entries resized, 9 copied"
+
+
+def test_state_optimizer_and_batchnorm() -> None:
+    (small, optimizer), target = trained(), SmallNet(12).eval()
+    report = transition(small, target, optimizer=optimizer, batches=iter(batches()))
+    assert isinstance(report.optimizer, SGD)
+    assert {id(p) for p in target.parameters()} == {id(p) for p in report.optimizer.state}
+    assert report.batchnorm_batches == 3
+    assert target.norm.num_batches_tracked == 3
+    assert not torch.equal(target.norm.running_mean, small.norm.running_mean)  # type: ignore[arg-type]
+    assert not target.training
+    assert str(report).endswith("SGD state carried, BatchNorm re-estimated over 3 batches")
+    target.train()(torch.randn(4, 2, 12, 12)).sum().backward()
+    report.optimizer.step()
+
+
+def test_a_given_new_optimizer() -> None:
+    (small, optimizer), target = trained(), SmallNet(12)
+    new = SGD(target.parameters(), lr=7.0)
+    report = transition(small, target, optimizer=optimizer, new_optimizer=new)
+    assert report.optimizer is new
+    assert new.param_groups[0]["lr"] == 0.1
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+def test_wrapped_networks(wrap: Any) -> None:
+    (small, optimizer), target = trained(), SmallNet(12)
+    report = transition(wrap(small), wrap(target), optimizer=optimizer, batches=batches())
+    expected = upscale_state(small)
+    assert torch.equal(target.conv.weight, expected["conv.weight"])
+    assert report.batchnorm_batches == 3
+
+
+def test_dtype_and_bicubic() -> None:
+    (small, _), target = trained(), SmallNet(12).half()
+    transition(small, target, interpolation="bicubic")
+    expected = upscale_state(small, interpolation="bicubic")
+    assert torch.equal(target.conv.weight, expected["conv.weight"].half())
+
+
+def test_nothing_is_touched_where_anything_is_wrong() -> None:
+    small, optimizer = trained()
+    target = SmallNet(12)
+    new = SGD(target.parameters(), lr=7.0)
+    before = copy.deepcopy((target.state_dict(), new.state_dict()))
+    broken = copy.deepcopy(small)
+    broken.head.bias.data.fill_(torch.nan)
+    fine: dict[str, Any] = {"pretrain": small, "optimizer": optimizer, "new_optimizer": new}
+    cases: list[tuple[dict[str, Any], type[FxscaleError], str]] = [
+        ({"pretrain": broken}, StateMismatchError, r"head\.bias: expected finite values"),
+        ({"pretrain": SmallNet(12)}, PlanMismatchError, "carries no plan"),
+        ({"batches": []}, FxscaleError, "no batches to re-estimate BatchNorm over"),
+        ({"optimizer": None}, FxscaleError, "new_optimizer without optimizer"),
+        ({"optimizer": Adam(small.parameters())}, FxscaleError, "expected Adam, found SGD"),
+        ({"optimizer": RMSprop(small.parameters())}, FxscaleError, "state of RMSprop"),
+        ({"interpolation": "cubic"}, FxscaleError, "'bilinear' or 'bicubic', not 'cubic'"),
+    ]
+    for change, error, message in cases:
+        with pytest.raises(error, match=message):
+            transition(target=target, **{**fine, **change})
+        assert torch.equal(target.conv.weight, before[0]["conv.weight"])
+        assert target.state_dict().keys() == before[0].keys()
+        assert new.state_dict() == before[1]
+    transition(target=target, **fine)  # the accepted neighbour
+
+
+def test_another_target() -> None:
+    small, _ = trained()
+    with pytest.raises(
+        PlanMismatchError,
+        match=r"another network \(SmallNet\): 3 entries of SmallNet differ, the first "
+        r"'conv\.weight': expected shape \(6, 2, 3, 3\), found shape \(6, 2, 2, 2\)",
+    ):
+        transition(small, SmallNet(8))
+    with pytest.raises(
+        PlanMismatchError, match=r"14 entries of Linear differ, .* 'bias': expected no such"
+    ):
+        transition(small, nn.Linear(2, 2))
+
+
+def test_a_batch_that_cannot_be_run() -> None:
+    (small, _), target = trained(), SmallNet(12)
+    with pytest.raises(FxscaleError, match="batch 1 cannot be run through SmallNet"):
+        transition(small, target, batches=[torch.randn(2, 5, 12, 12)])
+    assert torch.equal(target.norm.running_mean, small.norm.running_mean)  # type: ignore[arg-type]
