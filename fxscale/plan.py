@@ -208,14 +208,26 @@ class ScalePlan:
     version: int = PLAN_VERSION
 
     @property
+    def conv_macs(self) -> tuple[int, int]:
+        """MACs of all convolutions, target and pre-train."""
+        target = sum(conv.target_macs for conv in self.convs)
+        return target, sum(conv.pretrain_macs for conv in self.convs)
+
+    @property
+    def eq4_bounds(self) -> Bounds:
+        """Where Eq. 4 expects the pre-train network's `conv_macs`: the sums of all bounds."""
+        bounds = [conv.eq4_bounds for conv in self.convs]
+        return Bounds(low=sum(b.low for b in bounds), high=sum(b.high for b in bounds))
+
+    @property
     def target_macs(self) -> int:
         """MACs of all convolutions and linear layers of the target network."""
-        return sum(conv.target_macs for conv in self.convs) + self.dense_macs[0]
+        return self.conv_macs[0] + self.dense_macs[0]
 
     @property
     def pretrain_macs(self) -> int:
         """MACs of all convolutions and linear layers of the pre-train network."""
-        return sum(conv.pretrain_macs for conv in self.convs) + self.dense_macs[1]
+        return self.conv_macs[1] + self.dense_macs[1]
 
     @property
     def progressive_resizing_macs(self) -> int:

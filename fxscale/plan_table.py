@@ -138,14 +138,12 @@ def _summary(plan: ScalePlan) -> Table:
         )
     add("pad operators", Text(_counted(plan.pad_operators)))
     add("largest drift", Text(_drift(plan)))
-    resized = plan.target_macs / max(plan.progressive_resizing_macs, 1)
+    add("MACs per sample", _compare(plan.target_macs, plan.pretrain_macs))
+    add("  convolutions", _compare(*plan.conv_macs) + _total_bounds(plan))
+    add("  linear layers", _compare(*plan.dense_macs))
     add(
-        "MACs per sample",
-        f"{format_count(plan.target_macs)} -> {format_count(plan.pretrain_macs)}, "
-        f"linear layers {format_count(plan.dense_macs[0])} -> {format_count(plan.dense_macs[1])}",
-    )
-    add(
-        "MAC ratio", f"{plan.mac_ratio:.2f} (smaller maps with the target's kernels: {resized:.2f})"
+        "  small maps alone",
+        f"{_compare(plan.target_macs, plan.progressive_resizing_macs)} (kernels as in the target)",
     )
     return table
 
@@ -176,6 +174,18 @@ def format_count(count: int) -> str:
 
 def _change(before: str, after: str) -> str:
     return before if before == after else f"{before}->{after}"
+
+
+def _compare(target: int, pretrain: int) -> str:
+    change = f"{format_count(target)} -> {format_count(pretrain)}"
+    return f"{change}, ratio {target / pretrain:.2f}" if pretrain else change
+
+
+def _total_bounds(plan: ScalePlan) -> str:
+    target, bounds = plan.conv_macs[0], plan.eq4_bounds
+    if not target:
+        return ""
+    return f" (Eq. 4: {target / bounds.high:.2f} to {target / bounds.low:.2f})"
 
 
 def _interface(channels: int, size: Size) -> str:

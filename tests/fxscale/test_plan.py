@@ -64,10 +64,25 @@ def test_totals_are_those_of_the_paper() -> None:
         + 3072 * 4096
         + 4096 * 1000
     )
-    # 4.85 is notes' figure for the same network with 8 x 8 maps throughout the last stage.
-    assert 4.4 < overfeat.mac_ratio < 4.85
+    assert overfeat.pretrain_macs == (
+        3 * 96 * 49 * 36**2
+        + 96 * 256 * 9 * 16**2
+        + (256 * 512 * 8**2 + 512 * 1024 * 9**2 + 1024 * 1024 * 8**2) * 4
+        + 1024 * 16 * 3072
+        + 3072 * 4096
+        + 4096 * 1000
+    )
+    assert overfeat.mac_ratio == overfeat.target_macs / overfeat.pretrain_macs
     assert overfeat.predicted_speed_up == overfeat.mac_ratio
     assert overfeat.pretrain_macs < overfeat.progressive_resizing_macs < overfeat.target_macs
+
+
+def test_the_bounds_of_the_total_are_the_sums_of_all_bounds() -> None:
+    overfeat = overfeat_fast()
+    assert overfeat.conv_macs[1] in overfeat.eq4_bounds
+    assert math.isclose(
+        overfeat.eq4_bounds.high, sum(conv.target_macs / conv.s2 for conv in overfeat.convs)
+    )
 
 
 def test_largest_drift_is_the_first_of_the_largest_on_any_axis() -> None:
