@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer import Context
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from fxscale.cli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,6 +44,22 @@ def test_the_two_commands_are_those_of_ci() -> None:
     assert [command for command in ci if command.startswith("python3 -m venv")] == commands
     assert commands[0].endswith("fxscale demo")
     assert commands[1].endswith("pytest")
+
+
+def test_command_lines_are_understood() -> None:
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    lines = [
+        shlex.split(line, comments=True)[1:]
+        for _, source in code_blocks("bash")
+        for line in source.splitlines()
+        if line.startswith("fxscale ")
+    ]
+    assert lines
+    for name, *arguments in lines:
+        command = group.get_command(Context(group), name)
+        assert command is not None, name
+        command.make_context(name, arguments, parent=Context(group))  # parses, runs nothing
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
