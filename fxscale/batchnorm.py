@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fxscale.errors import FxscaleError
+from fxscale.wrappers import unwrap
 
 
 def reestimate_batchnorm(model: nn.Module, batches: Iterable[Any]) -> int:
@@ -32,8 +33,8 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Any]) -> int:
 
     **Arguments:**
 
-    - `model`: any network, on any device; wrapped by `DistributedDataParallel` or `torch.compile`
-      the network inside is run, and every process re-estimates over the batches it is given.
+    - `model`: any network, on any device. Of a wrapped one (`DistributedDataParallel`,
+      `torch.compile`) the network inside is run: every process averages over its own batches.
     - `batches`: what the training loop would feed: inputs `(N, C, *size)`, or tuples or lists that
       begin with the input, or dicts of keyword arguments. Tensors are moved to the model's device.
 
@@ -64,16 +65,6 @@ def batchnorms(module: nn.Module) -> list[_BatchNorm]:
         for m in module.modules()
         if isinstance(m, _BatchNorm) and m.track_running_stats and m.running_mean is not None
     ]
-
-
-def unwrap(module: nn.Module) -> nn.Module:
-    """The network inside `DistributedDataParallel`, `DataParallel` and `torch.compile`."""
-    compiled = getattr(module, "_orig_mod", None)
-    if isinstance(compiled, nn.Module):
-        return unwrap(compiled)
-    if isinstance(module, nn.parallel.DistributedDataParallel | nn.DataParallel):
-        return unwrap(module.module)
-    return module
 
 
 @contextmanager

@@ -26,7 +26,8 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from fxscale.errors import FxscaleError, StateMismatchError
 from fxscale.plan import StateMap
 from fxscale.resample import Interpolation, upscale_entry
-from fxscale.upscale import match_keys, plan_of
+from fxscale.upscale import plan_of
+from fxscale.wrappers import match_keys, unwrap
 
 _SECOND_MOMENTS = frozenset({"exp_avg_sq", "max_exp_avg_sq"})
 _STATE_OF = {
@@ -109,7 +110,7 @@ def carry_optimizer(
 ) -> CarriedOptimizer:
     """`upscale_optimizer` up to the point where the new optimizer would be changed."""
     maps = {m.key: m for m in plan_of(pretrain).state}
-    old = _unwrap(optimizer)
+    old = _bare(optimizer)
     if type(old) not in _STATE_OF:
         raise FxscaleError(
             f"cannot carry the state of {type(old).__name__}: expected torch.optim.SGD, Adam or "
@@ -122,7 +123,7 @@ def carry_optimizer(
     if new_optimizer is None:
         new = _like(old, old_groups, by_name)
     else:
-        new = _unwrap(new_optimizer)
+        new = _bare(new_optimizer)
         if type(new) is not type(old):
             raise FxscaleError(
                 f"the new optimizer is of another class: expected {type(old).__name__}, found "
@@ -146,15 +147,15 @@ def carry_optimizer(
     return CarriedOptimizer(new, tuple(options), state)
 
 
-def _unwrap(optimizer: Optimizer) -> Optimizer:
+def _bare(optimizer: Optimizer) -> Optimizer:
     """The optimizer inside the wrappers of Lightning Fabric and the like."""
     inner = getattr(optimizer, "optimizer", None)
-    return _unwrap(inner) if isinstance(inner, Optimizer) else optimizer
+    return _bare(inner) if isinstance(inner, Optimizer) else optimizer
 
 
 def _parameters(module: nn.Module, maps: Mapping[str, StateMap], role: str) -> Parameters:
     """Parameters with their names in the plan; checked against its shapes."""
-    named = dict(module.named_parameters(remove_duplicate=False))
+    named = dict(unwrap(module).named_parameters(remove_duplicate=False))
     names = match_keys(named, maps)
     result: Parameters = {}
     for key, parameter in named.items():

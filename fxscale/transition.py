@@ -16,7 +16,8 @@ from fxscale.errors import FxscaleError, PlanMismatchError
 from fxscale.optimizer import carry_optimizer
 from fxscale.plan import ScalePlan
 from fxscale.resample import Interpolation
-from fxscale.upscale import match_keys, plan_of, upscale_state
+from fxscale.upscale import plan_of, upscale_state
+from fxscale.wrappers import match_keys, unwrap
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def transition(
 
     - `pretrain`: the trained network that `fxscale.downscale(target)` returned.
     - `target`: the target network, loaded in place. Either may be wrapped by
-      `DistributedDataParallel` or `torch.compile`.
+      `DistributedDataParallel`, `torch.compile` or Lightning Fabric.
     - `optimizer`: the pre-train network's; its state is carried over, see `upscale_optimizer`.
     - `new_optimizer`: the target's, where you have one already; by default one of the same class,
       groups and options is made. Only together with `optimizer`.
@@ -84,14 +85,15 @@ def transition(
     if new_optimizer is not None and optimizer is None:
         raise FxscaleError("new_optimizer without optimizer: there is no state to carry over")
     plan = plan_of(pretrain)
-    names = _target_names(plan, target)
+    network = unwrap(target)
+    names = _target_names(plan, network)
     state = upscale_state(pretrain, interpolation=interpolation)
     carried = None
     if optimizer is not None:
         carried = carry_optimizer(optimizer, pretrain, target, new_optimizer, interpolation)
     first = _peeked(batches) if batches is not None and batchnorms(target) else None
 
-    target.load_state_dict({key: state[name] for key, name in names.items()})
+    network.load_state_dict({key: state[name] for key, name in names.items()})
     written = carried.write() if carried is not None else None
     resized = sum(m.pretrain_view != m.target_view for m in plan.state)
     return TransitionReport(

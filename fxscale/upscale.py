@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fxscale.errors import PlanMismatchError, StateMismatchError
 from fxscale.plan import ScalePlan, StateMap
 from fxscale.resample import Interpolation, upscale_entry
+from fxscale.wrappers import match_keys, unwrap
 
 _MAX_LISTED = 10
 
@@ -32,7 +33,8 @@ def upscale_state(
     **Arguments:**
 
     - `pretrain`: the network returned by `fxscale.downscale`, also wrapped by
-      `DistributedDataParallel` or `torch.compile`; or its `ScalePlan`, then with `state_dict`.
+      `DistributedDataParallel`, `torch.compile` or Lightning Fabric; or its `ScalePlan`, then with
+      `state_dict`.
     - `state_dict`: the state to map, `pretrain.state_dict()` by default. Key prefixes `module.` and
       `_orig_mod.`, also nested, are understood.
     - `into`: another pre-train stage (network or plan) of the same target; the result is then the
@@ -51,7 +53,7 @@ def upscale_state(
     """
     plan = plan_of(pretrain)
     maps = plan.state if into is None else stage_maps(plan, plan_of(into))
-    reference = None if isinstance(pretrain, ScalePlan) else pretrain.state_dict()
+    reference = None if isinstance(pretrain, ScalePlan) else unwrap(pretrain).state_dict()
     state = state_dict if state_dict is not None else reference
     if state is None:
         raise StateMismatchError(
@@ -66,38 +68,14 @@ def plan_of(pretrain: object) -> ScalePlan:
 
     **Raises:** `PlanMismatchError` if there is none.
     """
-    inner: object | None = pretrain
-    while inner is not None:
-        plan = inner if isinstance(inner, ScalePlan) else getattr(inner, "plan", None)
-        if isinstance(plan, ScalePlan):
-            return plan
-        compiled = getattr(inner, "_orig_mod", None)
-        inner = compiled if compiled is not None else getattr(inner, "module", None)
+    inner = unwrap(pretrain) if isinstance(pretrain, nn.Module) else pretrain
+    plan = inner if isinstance(inner, ScalePlan) else getattr(inner, "plan", None)
+    if isinstance(plan, ScalePlan):
+        return plan
     raise PlanMismatchError(
         f"{type(pretrain).__name__} carries no plan: expected the pre-train network that "
         f"fxscale.downscale returned, or its ScalePlan"
     )
-
-
-def match_keys(keys: Iterable[str], known: Iterable[str]) -> dict[str, str]:
-    """Each of `keys` -> its name without the prefixes of wrappers.
-
-    A name that is `known` as it stands is left alone, so that a network may well have a child
-    called `module`.
-    """
-    names = frozenset(known)
-    return {key: _match_key(key, names) for key in keys}
-
-
-def _match_key(key: str, known: frozenset[str]) -> str:
-    name = key
-    while name not in known:
-        head, _, tail = name.partition(".")
-        if head not in ("module", "_orig_mod") or not tail:
-            # torch.compile of a child leaves its mark in the middle of a name.
-            return ".".join(part for part in name.split(".") if part != "_orig_mod")
-        name = tail
-    return name
 
 
 def stage_maps(plan: ScalePlan, into: ScalePlan) -> tuple[StateMap, ...]:

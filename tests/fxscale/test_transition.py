@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Adam, RMSprop
 
 from fxscale.errors import FxscaleError, PlanMismatchError, StateMismatchError
@@ -66,6 +69,44 @@ def test_wrapped_networks(wrap: Any) -> None:
     expected = upscale_state(small)
     assert torch.equal(target.conv.weight, expected["conv.weight"])
     assert report.batchnorm_batches == 3
+
+
+@pytest.fixture
+def process_group(tmp_path: Path) -> Iterator[None]:
+    store = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+def test_distributed_data_parallel() -> None:
+    (small, optimizer), target = trained(), SmallNet(12)
+    expected = upscale_state(small)
+    wrapped = torch.compile(DistributedDataParallel(target))
+    report = transition(
+        DistributedDataParallel(small),
+        wrapped,  # type: ignore[arg-type]
+        optimizer=optimizer,
+        batches=batches(),
+    )
+    assert torch.equal(target.conv.weight, expected["conv.weight"])
+    assert report.batchnorm_batches == 3
+    saved = DistributedDataParallel(small).state_dict()
+    assert torch.equal(upscale_state(small.plan, saved)["fc.weight"], expected["fc.weight"])
+
+
+def test_lightning_fabric() -> None:
+    fabric = pytest.importorskip("lightning.fabric").Fabric(accelerator="cpu", devices=1)
+    (small, optimizer), target = trained(), SmallNet(12)
+    wrapped_small, wrapped_optimizer = fabric.setup(small, optimizer)
+    wrapped, new = fabric.setup(target, SGD(target.parameters(), lr=7.0))
+    transition(wrapped_small, wrapped, optimizer=wrapped_optimizer, new_optimizer=new)
+    assert torch.equal(target.conv.weight, upscale_state(small)["conv.weight"])
+    assert new.param_groups[0]["lr"] == 0.1
+    wrapped(torch.randn(4, 2, 12, 12)).sum().backward()
+    new.step()
+    assert len(new.optimizer.state) == len(list(target.parameters()))
 
 
 def test_dtype_and_bicubic() -> None:
