@@ -119,12 +119,16 @@ def _unchanged(state_map: StateMap) -> StateMap:
 
 
 def check_state(
-    plan: ScalePlan, state: Mapping[str, Any], reference: Mapping[str, Any] | None = None
+    plan: ScalePlan, state: object, reference: Mapping[str, Any] | None = None
 ) -> dict[str, Tensor]:
     """The entries of `state` under the plan's own keys, or `StateMismatchError` listing all faults.
 
     `reference`, the state of the network itself, tells which entries are integers.
     """
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+        raise StateMismatchError(
+            f"expected a state dict, from names to tensors, found {type(state).__name__}"
+        )
     names = match_keys(state, (m.key for m in plan.state))
     entries: dict[str, Any] = {}
     faults = []
@@ -192,6 +196,9 @@ def _report(plan: ScalePlan, entries: Mapping[str, Any], faults: list[str]) -> s
     shapes = {key: tuple(getattr(entry, "shape", ())) for key, entry in entries.items()}
     if shapes == {m.key: m.target_shape for m in plan.state}:
         lines.append("These are the shapes of the target network: it is upscaled already.")
+    nested = [key for key, entry in entries.items() if isinstance(entry, Mapping)]
+    if nested:
+        lines.append(f"{nested[0]!r} is itself a dict: pass that one if it is the state dict.")
     return "\n".join(lines)
 
 

@@ -322,6 +322,18 @@ def test_a_target_state_is_recognised() -> None:
         upscale_state(small_plan(), SmallNet(12).state_dict())
 
 
+def test_a_checkpoint_around_the_state_is_recognised() -> None:
+    checkpoint: Any = {"epoch": 3, "model": trained().state_dict()}
+    with pytest.raises(StateMismatchError, match="'model' is itself a dict: pass that one"):
+        upscale_state(small_plan(), checkpoint)
+
+
+@pytest.mark.parametrize("state", [[torch.ones(2)], {0: torch.ones(2)}, "weights.pt"])
+def test_no_state_dict(state: Any) -> None:
+    with pytest.raises(StateMismatchError, match="expected a state dict, from names to tensors"):
+        upscale_state(small_plan(), state)
+
+
 def test_masks_may_hold_negative_infinity() -> None:
     mask = torch.full((3, 3), -torch.inf).triu(1)
     state = upscale_state(plan_of_maps(copy_map("mask", (3, 3))), {"mask": mask})
