@@ -67,11 +67,11 @@ def transition_epoch(recipe: Recipe) -> int:
     return recipe.milestones[0] - 2
 
 
-def target_network(seed: int, classes: int = 10) -> SmallResNet:
+def target_network(seed: int) -> SmallResNet:
     """The target: a 7×7 stem, three basic blocks, an interface over a 128 × 7 × 7 map."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return SmallResNet(1, classes, widths=(32, 64, 128), interface=TARGET_SIZE // 8)
+        return SmallResNet(1, 10, widths=(32, 64, 128), interface=TARGET_SIZE // 8)
 
 
 def run_demo(

@@ -116,7 +116,7 @@ class Trainer:
 
     - `images`: at the target network's size; smaller sizes are made of it, once each.
     - `fabric`: a launched `Fabric`; `None` (the default) takes one device. With several processes
-      each takes its share of every batch's images.
+      each trains on its own share of the images, `batch_size` at a time.
     - `observer`: told of every step and epoch.
     """
 
@@ -166,7 +166,7 @@ class Trainer:
         with torch.random.fork_rng():
             some = slice(self.recipe.batch_size)
             loss = F.cross_entropy(copy(images.train_images[some]), images.train_labels[some])
-        loss.backward()
+        torch.autograd.backward(loss)
 
     def fit(self, stage: Stage, epochs: range) -> list[EpochRecord]:
         """Trains the epochs, counted from 0, and evaluates after each."""

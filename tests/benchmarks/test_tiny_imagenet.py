@@ -1,0 +1,133 @@
+"""The experiment in miniature: it can be stopped and resumed, and its tables add up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import tiny_imagenet
+from benchmarks._tiny_imagenet_report import report
+from fxscale.errors import FxscaleError
+from fxscale.training import Change, EpochRecord, Run
+
+RUNS = [
+    "target alone",
+    "pre-train alone",
+    "resized at epoch 1",
+    "resized at epoch 2",
+    "progressive resizing, epoch 1",
+    "progressive resizing, epoch 2",
+]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    generator = torch.Generator().manual_seed(1)
+    for split, count in (("train", 8), ("val", 4)):
+        for name in ("n0", "n1"):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = torch.randint(256, (32, 32, 3), generator=generator)
+                picture = Image.fromarray(pixels.to(torch.uint8).numpy())
+                picture.save(folder / f"{number}.JPEG")
+    return tmp_path / "images"
+
+
+def run_it(data: Path, output: Path, *more: str) -> None:
+    tiny_imagenet.main(
+        ["--data", str(data), "--output", str(output), "--checkpoints", str(output / "kept"),
+         "--seeds", "1", "--epochs", "3", "--milestones", "2", "--transitions", "2", "1",
+         "--batch-size", "4", "--classes", "2", "--target-size", "32", "--pretrain-size", "24",
+         "--widths", "4", "8", "--blocks", "1", *more]
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny_imagenet, "ROUNDS", 1)
+
+
+def journal(output: Path) -> list[dict[str, Any]]:
+    lines = (output / "tiny_imagenet.jsonl").read_text().splitlines()
+    return [json.loads(line)["run"] for line in lines]
+
+
+def outcome(run: dict[str, Any]) -> list[tuple[float, float]]:
+    return [(record["train_loss"], record["accuracy"]) for record in run["records"]]
+
+
+def test_experiment_can_be_resumed(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_it(data, tmp_path / "a")
+    complete = journal(tmp_path / "a")
+    assert [run["name"] for run in complete] == RUNS
+    assert [[r["size"] for r in run["records"]] for run in complete] == [
+        [32, 32, 32], [24, 24, 24], [24, 32, 32], [24, 24, 32], [24, 32, 32], [24, 24, 32],
+    ]  # fmt: skip
+    assert (tmp_path / "a" / "tiny_imagenet.md").read_text().startswith("# Tiny ImageNet")
+
+    # Finished: nothing is trained again.
+    capsys.readouterr()
+    run_it(data, tmp_path / "a")
+    assert "loss" not in capsys.readouterr().out
+    assert journal(tmp_path / "a") == complete
+
+    # Stopped after three runs, with one checkpoint lost: the rest comes out the same.
+    path = tmp_path / "a" / "tiny_imagenet.jsonl"
+    path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:3]))
+    (tmp_path / "a" / "kept" / "resized-seed0-epoch2.pt").unlink()
+    run_it(data, tmp_path / "a")
+    assert [outcome(run) for run in journal(tmp_path / "a")] == [outcome(run) for run in complete]
+
+
+def test_other_settings_are_not_mixed(data: Path, tmp_path: Path) -> None:
+    run_it(data, tmp_path / "a")
+
+    with pytest.raises(FxscaleError, match="a run with other settings"):
+        run_it(data, tmp_path / "a", "--learning-rate", "0.5")
+
+
+def test_damaged_journal(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny_imagenet.jsonl").write_text('{"settings": {}, "ru')
+
+    with pytest.raises(FxscaleError, match=r"tiny_imagenet\.jsonl, line 1: not a finished run"):
+        run_it(data, tmp_path)
+
+
+def test_transitions_must_lie_within_the_epochs(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(FxscaleError, match="transitions must lie between 1 and 2 epochs"):
+        run_it(data, tmp_path, "--transitions", "3")
+
+
+def run(name: str, phases: str, seconds: float, accuracy: float) -> Run:
+    names = {"t": "target", "p": "pre-train", "s": "small images"}
+    records = tuple(
+        EpochRecord(n + 1, names[p], 32, seconds, 0.1, 1.0, accuracy) for n, p in enumerate(phases)
+    )
+    change = Change(1, 1.0, 0.5, 0.4, 0.45) if len(set(phases)) > 1 else None
+    return Run(name, 0, records, change)
+
+
+def test_tables_add_up() -> None:
+    runs = [
+        run("target alone", "tt", 10.0, 0.6),
+        run("pre-train alone", "pp", 3.0, 0.5),
+        run("resized at epoch 1", "pt", 6.0, 0.61),
+        run("progressive resizing, epoch 1", "st", 8.0, 0.59),
+    ]
+    steps = {"target": 0.5, "pre-train": 0.1, "small images": 0.25}
+
+    text = report(runs, [1], steps, 20, {"date": "today"})
+
+    # 20 s at 10 s a step; 13 s = 6 + 6 + 1; at median steps 20 * (0.1 + 0.5) + 1 = 13 of 20 s.
+    assert "| target alone | 60.0 % |  | 20.0 s |  | 20.0 s |  |" in text
+    assert "| resized at epoch 1 | 61.0 % | +1.0 | 13.0 s | 35.0 % | 13.0 s | 35.0 % |" in text
+    assert "| progressive resizing, epoch 1 | 59.0 % | -1.0 | 17.0 s | 15.0 % | 16.0 s |" in text
+    assert "| resized at epoch 1 | 50.0 % | 40.0 % | 80.0 % | 45.0 % | 90.0 % |" in text
