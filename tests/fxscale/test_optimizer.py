@@ -249,7 +249,8 @@ def test_state_is_laid_out_like_the_parameter_and_fresh() -> None:
     new = upscale_optimizer(old, small, target)
     moment = new.state[target.conv.weight]["exp_avg"]
     assert moment.stride() == target.conv.weight.stride()
-    assert new.state[target.conv.weight]["step"] is not old.state[small.conv.weight]["step"]
+    new.state[target.conv.weight]["step"].add_(1)
+    assert old.state[small.conv.weight]["step"] == 3
     bias = old.state[small.head.bias]["exp_avg"].clone()
     new.state[target.head.bias]["exp_avg"].zero_()
     assert torch.equal(old.state[small.head.bias]["exp_avg"], bias)
