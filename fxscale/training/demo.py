@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ from fxscale.errors import FxscaleError
 from fxscale.files import written_whole
 from fxscale.training.data import Augmentation, ImageSet, noisy_digits
 from fxscale.training.extra import require
-from fxscale.training.loop import EpochRecord, Observer, Trainer
+from fxscale.training.loop import Change, EpochRecord, Observer, Trainer
 from fxscale.training.networks import SmallResNet
 from fxscale.training.recipe import Recipe
 from fxscale.training.report import comparison_table
@@ -120,8 +121,15 @@ def run_demo(
         console=console,
     ) as progress:
         for number in range(seed, seed + seeds):
-            target.append(_target_alone(images, recipe, number, progress))
-            scaled.append(_pretrain_first(images, recipe, number, progress))
+            # The runs take turns, epoch by epoch: other load on the machine slows both alike.
+            turns = zip(
+                _target_alone(images, recipe, number, progress),
+                _pretrain_first(images, recipe, number, progress),
+                strict=True,
+            )
+            *_, (alone, first) = turns
+            target.append(alone)
+            scaled.append(first)
 
     picture, figures = folder / "demo.png", folder / "demo.json"
     result = DemoResult(tuple(target), tuple(scaled), picture, figures)
@@ -131,22 +139,31 @@ def run_demo(
     return result
 
 
-def _target_alone(images: ImageSet, recipe: Recipe, seed: int, progress: Progress) -> Run:
+def _target_alone(images: ImageSet, recipe: Recipe, seed: int, progress: Progress) -> Iterator[Run]:
+    """The run so far, after every epoch."""
     trainer = _trainer(images, recipe, seed, progress, TARGET_RUN)
     stage = trainer.stage("target", target_network(seed), TARGET_SIZE)
-    return Run(TARGET_RUN, seed, tuple(trainer.fit(stage, range(recipe.epochs))))
+    records: list[EpochRecord] = []
+    for epoch in range(recipe.epochs):
+        records += trainer.fit(stage, range(epoch, epoch + 1))
+        yield Run(TARGET_RUN, seed, tuple(records))
 
 
-def _pretrain_first(images: ImageSet, recipe: Recipe, seed: int, progress: Progress) -> Run:
+def _pretrain_first(
+    images: ImageSet, recipe: Recipe, seed: int, progress: Progress
+) -> Iterator[Run]:
+    """The run so far, after every epoch."""
     trainer = _trainer(images, recipe, seed, progress, SCALED_RUN)
-    epoch = transition_epoch(recipe)
     target = target_network(seed)
     pretrain = fxscale.downscale(target, PRETRAIN_SIZE, target_size=TARGET_SIZE)
     stage = trainer.stage("pre-train", pretrain, PRETRAIN_SIZE)
-    records = trainer.fit(stage, range(epoch))
-    stage, change = trainer.upscale(stage, target, size=TARGET_SIZE, epoch=epoch)
-    records += trainer.fit(stage, range(epoch, recipe.epochs))
-    return Run(SCALED_RUN, seed, tuple(records), change)
+    records: list[EpochRecord] = []
+    change: Change | None = None
+    for epoch in range(recipe.epochs):
+        if epoch == transition_epoch(recipe):
+            stage, change = trainer.upscale(stage, target, size=TARGET_SIZE, epoch=epoch)
+        records += trainer.fit(stage, range(epoch, epoch + 1))
+        yield Run(SCALED_RUN, seed, tuple(records), change)
 
 
 class _Bar(Observer):

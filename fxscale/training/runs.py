@@ -41,6 +41,15 @@ class Run:
         """Median training time of the phase's epochs."""
         return median(record.seconds for record in self.records if record.phase == phase)
 
+    @property
+    def steady_seconds(self) -> float:
+        """Training time had every epoch of a phase taken the phase's median time.
+
+        On a machine with other work to do it says more than `seconds`.
+        """
+        epochs = sum(self.epoch_seconds(record.phase) for record in self.records)
+        return epochs + (self.change.seconds if self.change else 0.0)
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

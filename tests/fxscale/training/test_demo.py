@@ -57,7 +57,13 @@ def test_demo_writes_what_it_measured(small: None, tmp_path: Path) -> None:
     for run in result.target:
         assert {record.size for record in run.records} == {56}
     printed = text.getvalue()
-    for line in ("speed-up of an epoch", "right after it", "at the end", "time saved", "demo.png"):
+    for line in (
+        "speed-up of an epoch",
+        "right after the transition",
+        "at the end",
+        "time saved",
+        "demo.png",
+    ):
         assert line in printed
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["demo.json", "demo.png"]
 

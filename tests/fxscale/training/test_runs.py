@@ -32,6 +32,8 @@ def test_figures_of_a_run() -> None:
     assert run.accuracy == pytest.approx(0.3)
     assert run.epoch_seconds("target") == 3  # the median of 2 and 4
     assert run.epoch_seconds("pre-train") == 1
+    assert run.steady_seconds == 1 + 3 + 3
+    assert example_run(change=Change(1, 0.5, 0.1, 0.08, 0.09)).steady_seconds == 7.5
 
 
 @pytest.mark.parametrize("change", [None, Change(1, 0.5, 0.1, 0.08, 0.09)])
