@@ -11,7 +11,9 @@ import typer
 
 from fxscale.plan import Size
 
-Kernels: TypeAlias = str | Mapping[str | int, int | Size]
+Kernels: TypeAlias = str | Mapping[str, int | Size]
+
+_EXAMPLE = '{"stem.conv": 5, "layer1.*": [2, 2]}'
 
 
 def parse_size(text: str) -> int | Size:
@@ -26,7 +28,10 @@ def parse_size(text: str) -> int | Size:
 
 
 def parse_kernels(text: str) -> Kernels:
-    """`paper` or `nearest` as they are; any other text names a JSON file with a mapping."""
+    """`paper` or `nearest` as they are; any other text names a JSON file.
+
+    The file holds an object from names or patterns of layers to kernel sizes.
+    """
     if text in ("paper", "nearest"):
         return text
     path = Path(text)
@@ -37,14 +42,17 @@ def parse_kernels(text: str) -> Kernels:
     except ValueError as error:
         raise typer.BadParameter(f"{path} is not valid JSON: {error}") from None
     if not isinstance(mapping, dict):
+        raise typer.BadParameter(f"{path} must hold an object such as {_EXAMPLE}")
+    return {name: _kernel_size(path, name, size) for name, size in mapping.items()}
+
+
+def _kernel_size(path: Path, name: str, size: object) -> int | Size:
+    sizes = size if isinstance(size, list) else [size]
+    if not sizes or any(type(k) is not int for k in sizes):
         raise typer.BadParameter(
-            f'{path} must hold an object such as {{"3": 2, "layer1.*": [2, 2]}}'
+            f"{path}: the kernel size of {name!r} is {size!r}; write entries as in {_EXAMPLE}"
         )
-    # JSON has no integer keys: a key of digits is a kernel size, any other a layer's name.
-    return {
-        int(key) if key.isdecimal() else key: tuple(value) if isinstance(value, list) else value
-        for key, value in mapping.items()
-    }
+    return tuple(sizes) if isinstance(size, list) else sizes[0]
 
 
 def _remember_debug(context: typer.Context, debug: bool) -> bool:
@@ -81,7 +89,7 @@ KernelPolicy = Annotated[
     typer.Option(
         metavar="paper|nearest|FILE.json",
         help="How kernels shrink: by Table 1 of the paper, by the input's ratio, or as a JSON "
-        'file maps them, {"3": 2, "stem.conv": [5, 5]}.',
+        f"file says by names, {_EXAMPLE}.",
     ),
 ]
 Keep = Annotated[

@@ -29,13 +29,18 @@ def test_kernel_policies_by_name() -> None:
 
 def test_kernels_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "kernels.json"
-    path.write_text('{"3": 2, "stem.*": [5, 3]}')
-    assert parse_kernels(str(path)) == {3: 2, "stem.*": (5, 3)}
+    path.write_text('{"conv1": 2, "stem.*": [5, 3]}')
+    assert parse_kernels(str(path)) == {"conv1": 2, "stem.*": (5, 3)}
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("[3, 2]", "must hold an object such as"), ('{"3": ', "is not valid JSON: Expecting value")],
+    [
+        ('{"a": "2"}', "the kernel size of 'a' is '2'; write entries as in"),
+        ('{"a": []}', "the kernel size of 'a' is \\[\\]"),
+        ("[3, 2]", "must hold an object such as"),
+        ('{"3": ', "is not valid JSON: Expecting value"),
+    ],
 )
 def test_bad_kernel_files(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "kernels.json"
