@@ -47,8 +47,8 @@ def parse_kernels(text: str) -> Kernels:
 
 
 def _kernel_size(path: Path, name: str, size: object) -> int | Size:
-    sizes = size if isinstance(size, list) else [size]
-    if not sizes or any(type(k) is not int for k in sizes):
+    sizes = [k for k in (size if isinstance(size, list) else [size]) if type(k) is int]
+    if not sizes or size not in (sizes, sizes[0]):
         raise typer.BadParameter(
             f"{path}: the kernel size of {name!r} is {size!r}; write entries as in {_EXAMPLE}"
         )
