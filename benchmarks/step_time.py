@@ -112,7 +112,7 @@ def training_step(network: nn.Module, size: int, settings: Settings, *, channels
             settings.device.type, settings.dtype, enabled=settings.dtype != torch.float32
         ):
             loss = F.cross_entropy(_logits(forward(images)), labels)
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
 
     return step
@@ -138,7 +138,7 @@ def _images(size: int, settings: Settings, channels: int) -> torch.Tensor:
 
 
 def _placed(network: nn.Module, settings: Settings) -> nn.Module:
-    return network.to(settings.device, memory_format=settings.memory_format)  # type: ignore[call-overload, no-any-return]
+    return network.to(settings.device, memory_format=settings.memory_format)  # type: ignore[call-overload]
 
 
 def _logits(output: object) -> torch.Tensor:
