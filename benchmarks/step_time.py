@@ -138,12 +138,13 @@ def _images(size: int, settings: Settings, channels: int) -> torch.Tensor:
 
 
 def _placed(network: nn.Module, settings: Settings) -> nn.Module:
-    return network.to(settings.device, memory_format=settings.memory_format)  # type: ignore[call-overload]
+    network.to(settings.device, memory_format=settings.memory_format)  # type: ignore[call-overload]
+    return network
 
 
 def _logits(output: object) -> torch.Tensor:
     """The main output of networks that return auxiliary ones as well."""
-    return output if isinstance(output, torch.Tensor) else output[0]  # type: ignore[index, no-any-return]
+    return output if isinstance(output, torch.Tensor) else output[0]  # type: ignore[index]
 
 
 def table(results: Sequence[StepTimes]) -> str:
