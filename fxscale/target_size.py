@@ -1,0 +1,73 @@
+"""The target's own input size, where the user does not name it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from fxscale.errors import SizeError
+from fxscale.passes.inputs import BATCH, first_convolution
+from fxscale.passes.trace import share_tensors
+from fxscale.passes.tracer import quiet_failures
+from fxscale.plan import Size
+
+USUAL = (224, 299)
+"""The sizes at which ImageNet networks are trained; taken where the model accepts one of them."""
+
+LARGEST = 512
+"""Up to this size, an image that the fully connected interface accepts is looked for."""
+
+
+def infer_target_size(model: nn.Module) -> tuple[Size, str]:
+    """The input size of `model`, one length per spatial axis, and how it was found.
+
+    1. The model's own config, where it carries one (timm's `pretrained_cfg`).
+    2. The size that its fully connected interface accepts: 224 or 299 if it does, else the
+       smallest.
+
+    **Raises:** `SizeError` if no square image up to 512 pixels runs through the model.
+    """
+    rank = len(first_convolution(model).kernel_size)
+    for name in ("pretrained_cfg", "default_cfg"):
+        config = getattr(model, name, None)
+        size = config.get("input_size") if isinstance(config, dict) else None
+        if size is not None and len(size) == rank + 1:
+            return tuple(int(n) for n in size[1:]), f"{name}['input_size'] of the model"
+    runs = _probe(model, rank)
+    for length in USUAL:
+        if runs(length):
+            return (length,) * rank, "the model accepts it, and it is a usual size"
+    for length in range(8, LARGEST + 1):
+        if runs(length):
+            return (length,) * rank, "the smallest size that the fully connected interface accepts"
+    raise SizeError(
+        f"no square input of 8 to {LARGEST} pixels runs through {type(model).__name__}; "
+        "pass target_size, or example_inputs"
+    )
+
+
+def _probe(model: nn.Module, rank: int) -> Callable[[int], bool]:
+    """Whether a fake batch of square images of a given length runs through the model."""
+    conv = first_convolution(model)
+    weight = next(conv.parameters())
+    skeleton = share_tensors(model)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def runs(length: int) -> bool:
+        with mode, quiet_failures(), torch.no_grad():
+            image = torch.empty(
+                (BATCH, conv.in_channels, *(length,) * rank),
+                dtype=weight.dtype,
+                device=weight.device,
+            )
+            try:
+                outputs = [skeleton.train(mode)(image) for mode in (False, True)]
+            except Exception:  # whatever the model raises at this size, the size is not its own
+                return False
+        # A hard-coded view(-1, C * H * W) may run at other sizes by mixing up the batch.
+        return all(not isinstance(o, torch.Tensor) or o.shape[0] == BATCH for o in outputs)
+
+    return runs

@@ -1,0 +1,268 @@
+"""Pass 2, annotate: give every tensor its axes, and write down how axes come from one another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+import fxscale.passes.ops as _handlers  # noqa: F401  # registers the handlers
+from fxscale.errors import UnsupportedModelError
+from fxscale.passes.axes import (
+    AnnotatedNetwork,
+    Annotation,
+    Axis,
+    ConvSite,
+    Dim,
+    Dims,
+    Event,
+    Extent,
+    FeatureEntry,
+    Join,
+    LinearSite,
+    Operand,
+    Refit,
+    Shape,
+    Substitution,
+    Window,
+    is_spatial,
+    target_length,
+)
+from fxscale.passes.ops.registry import Call, describe, lookup
+from fxscale.passes.trace import TracedNetwork, tensors_in
+from fxscale.passes.tracer import VALUE, module_path
+
+
+def annotate(network: TracedNetwork) -> AnnotatedNetwork:
+    """Walk the graph once, in order, asking each operator's handler for its result's axes."""
+    return Annotator(network).run()
+
+
+class Annotator:
+    """The state of the walk; handlers create axes and record events through it."""
+
+    def __init__(self, network: TracedNetwork) -> None:
+        self.network = network
+        self.annotations: dict[fx.Node, Annotation] = {}
+        self.events: list[Event] = []
+        self.inputs: list[tuple[Axis, ...]] = []
+        self.convs: list[ConvSite] = []
+        self.linears: list[LinearSite] = []
+        self.features: dict[str, FeatureEntry] = {}
+        self.substitutions: list[Substitution] = []
+        self.fixed_lengths: dict[Axis, int] = {}
+
+    def run(self) -> AnnotatedNetwork:
+        for node in self.network.graph.nodes:
+            self.annotations[node] = self._annotate(node)
+            self._check(node)
+        return AnnotatedNetwork(
+            annotations=self.annotations,
+            events=tuple(self.events),
+            inputs=tuple(self.inputs),
+            convs=tuple(self.convs),
+            linears=tuple(self.linears),
+            features=tuple(self.features.values()),
+            substitutions=tuple(self.substitutions),
+            fixed_lengths=self.fixed_lengths,
+        )
+
+    def _annotate(self, node: fx.Node) -> Annotation:
+        if node.op == "placeholder":
+            return self._placeholder(node)
+        if node.op == "get_attr":
+            return fixed_annotation(node.meta[VALUE])
+        module = None
+        target: Any = node.target
+        if node.op == "call_module":
+            module = self.network.model.get_submodule(str(node.target))
+            target = type(module)
+        elif node.op == "call_method":
+            target = f".{node.target}"
+        registration = lookup(target)
+        if registration is None:
+            return self._unknown(node, module)
+        return registration.handler(Call(node, registration.params, self, module))
+
+    def _unknown(self, node: fx.Node, module: nn.Module | None) -> Annotation:
+        """An operator without a handler is safe only where no spatial size reaches it."""
+        touched = [a for a in map(self.annotations.get, node.all_input_nodes) if carries_size(a)]
+        if not touched:
+            return fixed_annotation(node.meta[VALUE])
+        if next(tensors_in(node.meta[VALUE]), None) is None and not any(map(is_tensor_annotation, touched)):
+            return None  # arithmetic on sizes: runs again at the pre-train size, then verified
+        raise UnsupportedModelError(
+            f"the operator {describe(node, module)} is not known to the compiler",
+            node=node.name,
+            module=module_path(node),
+            remedy="register a handler for it with fxscale.register, or name the module that "
+            "contains it in leaf_modules and register a handler for that",
+        )
+
+    def _placeholder(self, node: fx.Node) -> Annotation:
+        value = node.meta[VALUE]
+        if not isinstance(value, torch.Tensor):
+            return None
+        name = str(node.target)
+        if name in self.network.inputs.values and self.network.inputs.is_image(name):
+            axes = tuple(self.axis(n, spatial=True) for n in value.shape[2:])
+            self.inputs.append(axes)
+            return Shape((*fixed_dims(value.shape[:2]), *((axis,) for axis in axes)))
+        return fixed_shape(value)
+
+    def _check(self, node: fx.Node) -> None:
+        """The annotation must agree with the shape that the target's own forward computes."""
+        pairs = [(self.annotations[node], node.meta[VALUE])]
+        while pairs:
+            annotation, value = pairs.pop()
+            if isinstance(annotation, tuple | list) and isinstance(value, tuple | list):
+                pairs += zip(annotation, value, strict=False)
+            if isinstance(annotation, Shape) and isinstance(value, torch.Tensor):
+                found = tuple(target_length(dim) for dim in annotation.dims)
+                if found != tuple(value.shape):
+                    raise UnsupportedModelError(
+                        f"the compiler expected the shape {found}, the model computes "
+                        f"{tuple(value.shape)}",
+                        node=node.name,
+                        module=module_path(node),
+                        remedy="report this as a bug of the operator's handler, or register your "
+                        "own with fxscale.register",
+                    )
+
+    # What handlers use.
+
+    def annotation_of(self, argument: Any) -> Annotation:
+        if isinstance(argument, fx.Node):
+            return self.annotations[argument]
+        if isinstance(argument, tuple | list):
+            return [self.annotation_of(item) for item in argument]
+        return None
+
+    def axis(self, target: int, *, spatial: bool) -> Axis:
+        return Axis(target, spatial)
+
+    def window(self, **fields: Any) -> Axis:
+        """Record a window over an axis and return the axis that comes out of it."""
+        source: Axis = fields["source"]
+        arguments = _window_arguments(fields)
+        if all(arguments.get(name, plain) == plain for name, plain in _POINTWISE.items()):
+            return source
+        target = window_length(source.target, **arguments)
+        out = self.axis(target, spatial=True)
+        self.events.append(Window(out=out, **fields))
+        return out
+
+    def refit(self, node: fx.Node, source: Axis, target: int, scale: float | None) -> Axis:
+        out = self.axis(target, spatial=True)
+        self.events.append(Refit(node, source, out, scale))
+        return out
+
+    def join(self, node: fx.Node, operands: Sequence[Operand]) -> Axis:
+        """Record that axes meet; the same axis on every side meets nobody."""
+        distinct = {operand.axis for operand in operands}
+        if len(distinct) == 1:
+            return operands[0].axis
+        out = self.axis(operands[0].axis.target, spatial=True)
+        self.events.append(Join(node, out, tuple(operands)))
+        return out
+
+    def feature(self, key: str, dims: Dims) -> None:
+        """Record that a parameter or buffer is laid out over a feature map."""
+        self.features.setdefault(key, FeatureEntry(key, dims))
+
+    def substitute(
+        self,
+        node: fx.Node,
+        value: Any,
+        *,
+        argument: str | int | tuple[int | str, ...] = (),
+        attribute: str | None = None,
+    ) -> None:
+        self.substitutions.append(Substitution(node, argument, value, attribute))
+
+
+_POINTWISE: dict[str, Any] = {
+    "kernel_size": 1,
+    "stride": 1,
+    "padding": (0, 0),
+    "dilation": 1,
+    "ceil_mode": False,
+    "transposed": False,
+    "output_padding": 0,
+}
+
+
+def _window_arguments(fields: dict[str, Any]) -> dict[str, Any]:
+    arguments = {name: fields[name] for name in _POINTWISE if name in fields}
+    if arguments.get("kernel_size") == 1:
+        arguments.pop("dilation", None)  # without a second tap there is nothing to dilate
+    return arguments
+
+
+def window_length(
+    length: int,
+    kernel_size: int,
+    stride: int = 1,
+    padding: tuple[int, int] = (0, 0),
+    dilation: int = 1,
+    ceil_mode: bool = False,
+    transposed: bool = False,
+    output_padding: int = 0,
+) -> int:
+    """Length of a convolution's or pool's output, as `torch.nn` documents it; below 1 if none."""
+    span = dilation * (kernel_size - 1)
+    if transposed:
+        return (length - 1) * stride - sum(padding) + span + output_padding + 1
+    room = length + sum(padding) - span - 1
+    if room < 0:
+        return 0
+    if not ceil_mode:
+        return room // stride + 1
+    out = -(-room // stride) + 1
+    # torch drops a last window that would start inside the trailing padding.
+    return out - 1 if (out - 1) * stride >= length + padding[0] else out
+
+
+def fixed_dims(lengths: Sequence[int]) -> Dims:
+    return tuple(() if n == 1 else (Axis(int(n), spatial=False),) for n in lengths)
+
+
+def fixed_shape(value: torch.Tensor) -> Shape:
+    return Shape(fixed_dims(value.shape))
+
+
+def fixed_annotation(value: Any) -> Annotation:
+    """The annotation of a value that has the same shape in both networks."""
+    if isinstance(value, torch.Tensor):
+        return fixed_shape(value)
+    if isinstance(value, tuple | list):
+        return tuple(map(fixed_annotation, value))
+    if isinstance(value, dict):
+        return {key: fixed_annotation(item) for key, item in value.items()}
+    return None
+
+
+def is_tensor_annotation(annotation: Annotation) -> bool:
+    if isinstance(annotation, tuple | list):
+        return any(map(is_tensor_annotation, annotation))
+    if isinstance(annotation, dict):
+        return any(map(is_tensor_annotation, annotation.values()))
+    return isinstance(annotation, Shape)
+
+
+def carries_size(annotation: Annotation) -> bool:
+    """Whether a spatial size could flow through something with this annotation."""
+    if isinstance(annotation, tuple | list):
+        return any(map(carries_size, annotation))
+    if isinstance(annotation, dict):
+        return any(map(carries_size, annotation.values()))
+    if isinstance(annotation, Shape):
+        return any(map(is_spatial, annotation.dims))
+    return isinstance(annotation, Extent) and is_spatial(annotation.dim)
+
+
+def volume(dims: Sequence[Dim]) -> int:
+    return prod(target_length(dim) for dim in dims)

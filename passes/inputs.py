@@ -1,0 +1,162 @@
+"""The fake inputs at which a model is traced, and the size of the image that they hold."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from fxscale.errors import SizeError, UnsupportedModelError
+from fxscale.plan import Size
+
+BATCH = 2
+"""Batch size of the trace: 1 would not pass BatchNorm over 1x1 maps in train mode."""
+
+_CONVOLUTIONS = nn.modules.conv._ConvNd
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model takes: its arguments by name, and which of them are images.
+
+    `tensors` holds, for each tensor argument, shape, dtype and device; images are the tensors of
+    rank `2 + spatial_rank`, laid out `(N, C, *size)`.
+    """
+
+    arguments: tuple[str, ...]
+    values: Mapping[str, Any]
+    spatial_rank: int
+
+    def is_image(self, name: str) -> bool:
+        value = self.values[name]
+        return isinstance(value, torch.Tensor) and value.ndim == 2 + self.spatial_rank
+
+    def image_size(self) -> Size:
+        for name in self.arguments:
+            if self.is_image(name):
+                return tuple(self.values[name].shape[2:])
+        raise UnsupportedModelError(
+            "no argument of the model is an image of shape (N, C, *size)",
+            remedy="pass example_inputs with at least one image batch",
+        )
+
+    def fake(self, mode: FakeTensorMode, resize: Callable[[Size], Size]) -> dict[str, Any]:
+        """Fake tensors for every argument, each image at `resize(its own size)`."""
+        inputs: dict[str, Any] = {}
+        with mode:
+            for name in self.arguments:
+                value = self.values[name]
+                if isinstance(value, torch.Tensor):
+                    shape = tuple(value.shape)
+                    if self.is_image(name):
+                        shape = (*shape[:2], *resize(shape[2:]))
+                    value = torch.empty(shape, dtype=value.dtype, device=value.device)
+                inputs[name] = value
+        return inputs
+
+
+def first_convolution(model: nn.Module) -> nn.modules.conv._ConvNd:
+    """The first convolution in the order of definition, which is taken to read the image."""
+    for module in model.modules():
+        if isinstance(module, _CONVOLUTIONS):
+            return module
+    raise UnsupportedModelError(
+        f"{type(model).__name__} has no convolution, so there is nothing to scale",
+        remedy="fxscale scales convolution kernels; pass a convolutional network",
+    )
+
+
+def describe_inputs(
+    model: nn.Module,
+    target_size: Size | None,
+    example_inputs: Sequence[Any] | Mapping[str, Any] | torch.Tensor | None,
+    concrete_args: Mapping[str, Any],
+) -> InputSpec:
+    """Bind the model's arguments to the example inputs, or to one image batch made up for it."""
+    parameters = inspect.signature(model.forward).parameters
+    conv = first_convolution(model)
+    rank = len(conv.kernel_size)
+    if example_inputs is None:
+        if target_size is None:
+            raise ValueError("either a target size or example inputs must be known here")
+        weight = next(conv.parameters())
+        channels = conv.in_channels
+        example_inputs = (
+            torch.empty(
+                (BATCH, channels, *check_rank(target_size, rank, "target_size")),
+                dtype=weight.dtype,
+                device="meta",
+            ),
+        )
+        device = weight.device
+    else:
+        device = None
+    if isinstance(example_inputs, torch.Tensor):
+        example_inputs = (example_inputs,)
+    bind = inspect.signature(model.forward).bind_partial
+    try:
+        bound = (
+            bind(**example_inputs) if isinstance(example_inputs, Mapping) else bind(*example_inputs)
+        )
+    except TypeError as error:
+        raise UnsupportedModelError(
+            f"example_inputs do not fit {type(model).__name__}.forward: {error}",
+            remedy="pass one value per argument of forward, as a tuple or a dict",
+        ) from error
+    values: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        if isinstance(value, torch.Tensor):
+            place = device if device is not None else value.device
+            shape = (BATCH, *value.shape[1:]) if value.ndim == 2 + rank else tuple(value.shape)
+            if target_size is not None and value.ndim == 2 + rank:
+                shape = (*shape[:2], *check_rank(target_size, rank, "target_size"))
+            value = _Placeholder.like(shape, value.dtype, place)
+        if name not in concrete_args:
+            values[name] = value
+    missing = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is inspect.Parameter.empty
+        and parameter.kind
+        in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        and name not in values
+        and name not in concrete_args
+    ]
+    if missing:
+        raise UnsupportedModelError(
+            f"{type(model).__name__}.forward needs the argument {missing[0]!r}, for which there is "
+            "no value",
+            remedy="pass example_inputs with a value for every argument, or concrete_args",
+        )
+    return InputSpec(tuple(values), values, rank)
+
+
+class _Placeholder:
+    """Builds the meta tensor that remembers shape, dtype and device of an input."""
+
+    @staticmethod
+    def like(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        with FakeTensorMode():
+            return torch.empty(tuple(shape), dtype=dtype, device=device)
+
+
+def check_rank(size: Size | int, rank: int, name: str) -> Size:
+    """One positive int per spatial axis; a lone int counts for all of them."""
+    full = (size,) * rank if isinstance(size, int) and not isinstance(size, bool) else size
+    if not isinstance(full, tuple | list) or not all(
+        isinstance(n, int) and not isinstance(n, bool) for n in full
+    ):
+        raise SizeError(f"{name} must be an int or one int per spatial axis, found {size!r}")
+    if len(full) != rank:
+        raise SizeError(
+            f"{name}={size!r} has {len(full)} entries, but the model has {rank} spatial axes; "
+            "pass one int per axis, or one int for all"
+        )
+    if any(n < 1 for n in full):
+        raise SizeError(f"{name} must be positive, found {size!r}")
+    return tuple(full)

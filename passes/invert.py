@@ -1,0 +1,110 @@
+"""Pass 6, invert: for every entry of the state, the linear operator back to the target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import nn
+
+from fxscale.errors import UnsupportedModelError
+from fxscale.passes.axes import AnnotatedNetwork, Dim, Lengths
+from fxscale.passes.sites import Sites
+from fxscale.plan import StateMap
+
+
+def invert(
+    model: nn.Module,
+    network: AnnotatedNetwork,
+    sites: Sites,
+    kernels: Mapping[str, tuple[int, ...]],
+    lengths: Lengths,
+) -> tuple[StateMap, ...]:
+    """One `StateMap` per entry of the target's state dict, in its order.
+
+    Entries that share a tensor (tied weights) share its map.
+    """
+    state: dict[str, torch.Tensor] = model.state_dict(keep_vars=True)
+    resized: dict[int, StateMap] = {}
+    tensors = _named_tensors(model)
+    for state_map in _resized(tensors, network, sites, kernels, lengths):
+        tensor = tensors[state_map.key]
+        known = resized.setdefault(id(tensor), state_map)
+        if (known.pretrain_view, known.kind) != (state_map.pretrain_view, state_map.kind):
+            raise UnsupportedModelError(
+                f"the tensor {state_map.key!r} is used in two ways that scale differently "
+                f"({known.kind} as {known.key!r}, {state_map.kind})",
+                remedy="use separate parameters",
+            )
+    return tuple(_map_for(key, entry, resized.get(id(entry))) for key, entry in state.items())
+
+
+def _named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def _resized(
+    tensors: Mapping[str, torch.Tensor],
+    network: AnnotatedNetwork,
+    sites: Sites,
+    kernels: Mapping[str, tuple[int, ...]],
+    lengths: Lengths,
+) -> Iterator[StateMap]:
+    for convolution in sites.convolutions:
+        shape = tuple(tensors[convolution.weight].shape)
+        small = (*shape[:2], *kernels[convolution.weight])
+        if small != shape:
+            yield StateMap(convolution.weight, "kernel", small, shape, small, shape)
+    for interface in sites.interfaces:
+        shape = tuple(tensors[interface.weight].shape)
+        target = (shape[0], *(axis.target for axis in interface.dim))
+        small = (shape[0], *_lengths(interface.dim, lengths))
+        if small != target:
+            yield StateMap(
+                interface.weight,
+                "interface",
+                (shape[0], _product(small[1:])),
+                shape,
+                small,
+                target,
+            )
+    for feature in network.features:
+        target = tuple(axis.target for dim in feature.dims for axis in dim)
+        small = tuple(n for dim in feature.dims for n in _lengths(dim, lengths))
+        if small != target:
+            flat = tuple(_product(_lengths(dim, lengths)) for dim in feature.dims)
+            yield StateMap(
+                feature.key, "feature", flat, tuple(tensors[feature.key].shape), small, target
+            )
+
+
+def _lengths(dim: Dim, lengths: Lengths) -> tuple[int, ...]:
+    return tuple(lengths[axis] if axis.spatial else axis.target for axis in dim)
+
+
+def _product(values: tuple[int, ...]) -> int:
+    return int(torch.Size(values).numel())
+
+
+def _map_for(key: str, entry: object, resized: StateMap | None) -> StateMap:
+    if not isinstance(entry, torch.Tensor):
+        raise UnsupportedModelError(
+            f"the state dict holds {key!r}, which is a {type(entry).__name__}, not a tensor",
+            remedy="keep extra state out of the model's state dict",
+        )
+    shape = tuple(entry.shape)
+    if resized is None:
+        return StateMap(key, "copy", shape, shape, shape, shape)
+    return StateMap(
+        key,
+        resized.kind,
+        resized.pretrain_shape,
+        resized.target_shape,
+        resized.pretrain_view,
+        resized.target_view,
+    )
+
+

@@ -1,0 +1,212 @@
+"""Convolutions: every call becomes a site, and a window over each of its spatial axes.
+
+Cases along one axis of the kernel:
+
+1. a spatial axis under a kernel: a window whose padding the geometry pass chooses;
+2. a kernel as long as the map, without padding: a convolution used as a fully connected layer; the
+   kernel follows the map and the axis ends there;
+3. an axis that does not scale (channels under a `Conv1d`, a map of one pixel): the kernel stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from fxscale.passes.axes import Annotation, Axis, ConvSite, Dim, Shape, is_spatial
+from fxscale.passes.ops.registry import Call, handles, per_axis
+from fxscale.passes.tracer import VALUE, module_path
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The arguments of a convolution, one entry per spatial axis."""
+
+    stride: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    groups: int
+    transposed: bool
+    output_padding: tuple[int, ...]
+
+
+@handles(
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    params="input",
+)
+def conv_module(call: Call) -> Annotation:
+    module = call.module
+    assert isinstance(module, nn.modules.conv._ConvNd)
+    if "weight" not in module._parameters or module._forward_pre_hooks:
+        raise call.refuse(
+            "its weight is computed from other parameters (weight or spectral norm)",
+            "remove the reparametrisation before downscale, or name the layer in keep",
+        )
+    if len(call.node.args) > 1 or call.node.kwargs.get("output_size") is not None:
+        raise call.refuse("output_size is given at the call", "use output_padding")
+    rank = len(module.kernel_size)
+    geometry = Geometry(
+        stride=module.stride,
+        padding=_padding(module.padding, module.kernel_size, module.dilation),
+        dilation=module.dilation,
+        groups=module.groups,
+        transposed=module.transposed,
+        output_padding=per_axis(module.output_padding, rank),
+    )
+    name = str(call.node.target)
+    return _convolve(call, name, f"{name}.weight", tuple(module.weight.shape), geometry)
+
+
+@handles(
+    torch.conv1d,
+    torch.conv2d,
+    torch.conv3d,
+    F.conv1d,
+    F.conv2d,
+    F.conv3d,
+    params="input weight bias stride padding dilation groups",
+)
+def conv_function(call: Call) -> Annotation:
+    return _functional(call, transposed=False)
+
+
+@handles(
+    torch.conv_transpose1d,
+    torch.conv_transpose2d,
+    torch.conv_transpose3d,
+    F.conv_transpose1d,
+    F.conv_transpose2d,
+    F.conv_transpose3d,
+    params="input weight bias stride padding output_padding groups dilation",
+)
+def conv_transpose_function(call: Call) -> Annotation:
+    return _functional(call, transposed=True)
+
+
+def _functional(call: Call, *, transposed: bool) -> Annotation:
+    weight = call.raw("weight")
+    if not isinstance(weight, fx.Node) or weight.op != "get_attr":
+        raise call.refuse(
+            "its weight is computed, not a parameter",
+            "use a parameter as the weight, or register a handler for the module",
+        )
+    shape = tuple(weight.meta[VALUE].shape)
+    rank = len(shape) - 2
+    dilation = per_axis(call.value("dilation", 1), rank)
+    geometry = Geometry(
+        stride=per_axis(call.value("stride", 1), rank),
+        padding=_padding(call.value("padding", 0), shape[2:], dilation),
+        dilation=dilation,
+        groups=call.value("groups", 1),
+        transposed=transposed,
+        output_padding=per_axis(call.value("output_padding", 0), rank) if transposed else (0,),
+    )
+    key = str(weight.target)
+    return _convolve(call, module_path(call.node) or key, key, shape, geometry)
+
+
+def _padding(
+    padding: Any, kernel_size: Sequence[int], dilation: Sequence[int]
+) -> tuple[tuple[int, int], ...]:
+    """Padding as one (before, after) pair per axis; `"same"` puts the odd pixel after."""
+    if padding == "valid":
+        return ((0, 0),) * len(kernel_size)
+    if padding == "same":
+        totals = [d * (k - 1) for k, d in zip(kernel_size, dilation, strict=True)]
+        return tuple((total // 2, total - total // 2) for total in totals)
+    return tuple((p, p) for p in per_axis(padding, len(kernel_size)))
+
+
+def _convolve(
+    call: Call, name: str, weight: str, shape: tuple[int, ...], geometry: Geometry
+) -> Annotation:
+    dims = call.dims()
+    rank = len(shape) - 2
+    if len(dims) != rank + 2:
+        raise call.refuse(
+            f"its input has {len(dims)} dimensions, {rank + 2} with a batch are needed",
+            "call it with a batch dimension",
+        )
+    if is_spatial(dims[1]):
+        raise call.refuse(
+            "its input channels are made of spatial axes", "name the layer's module in leaf_modules"
+        )
+    kernel_size = shape[2:]
+    out: list[Dim] = []
+    scales: list[bool] = []
+    tied: list[Axis | None] = []
+    for position, dim in enumerate(dims[2:]):
+        length = call.result.shape[2 + position]
+        scales.append(is_spatial(dim) and len(dim) == 1)
+        tied.append(None)
+        one = kernel_size[position] == 1 and geometry.stride[position] == 1
+        if not is_spatial(dim):
+            out.append(() if length == 1 else (Axis(length, spatial=False),))
+        elif len(dim) > 1:
+            if not (one and geometry.padding[position] == (0, 0)):
+                raise call.refuse(
+                    "a kernel runs over a flattened feature map", "convolve before flattening"
+                )
+            out.append(dim)
+        elif _covers_map(dim[0], kernel_size[position], geometry, position):
+            out.append(())
+            tied[-1] = dim[0]
+        else:
+            axis = call.annotator.window(
+                node=call.node,
+                source=dim[0],
+                position=position,
+                kernel_size=kernel_size[position],
+                stride=geometry.stride[position],
+                padding=geometry.padding[position],
+                dilation=geometry.dilation[position],
+                transposed=geometry.transposed,
+                output_padding=geometry.output_padding[position] if geometry.transposed else 0,
+                adjustable="conv",
+                site=weight,
+            )
+            out.append((axis,))
+    inputs, outputs = shape[1] * geometry.groups, shape[0]
+    if geometry.transposed:
+        inputs, outputs = shape[0], shape[1] * geometry.groups
+    call.annotator.convs.append(
+        ConvSite(
+            node=call.node,
+            name=name,
+            weight=weight,
+            operator=f"conv{'_transpose' if geometry.transposed else ''}{rank}d",
+            in_channels=inputs,
+            out_channels=outputs,
+            groups=geometry.groups,
+            kernel_size=kernel_size,
+            stride=geometry.stride,
+            padding=geometry.padding,
+            dilation=geometry.dilation,
+            transposed=geometry.transposed,
+            inputs=dims[2:],
+            outputs=tuple(out),
+            scales=tuple(scales),
+            tied=tuple(tied),
+        )
+    )
+    channels = () if outputs == 1 else (Axis(outputs, spatial=False),)
+    return Shape((dims[0], channels, *out))
+
+
+def _covers_map(axis: Axis, kernel_size: int, geometry: Geometry, position: int) -> bool:
+    return (
+        not geometry.transposed
+        and kernel_size == axis.target > 1
+        and geometry.padding[position] == (0, 0)
+        and geometry.dilation[position] == 1
+    )

@@ -1,0 +1,184 @@
+"""Operators that keep their input's shape: activations, normalisation over channels, dropout."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fxscale.passes.axes import Annotation, Shape
+from fxscale.passes.ops.registry import Call, handles
+
+_ACTIVATIONS = (
+    nn.CELU,
+    nn.ELU,
+    nn.GELU,
+    nn.Hardshrink,
+    nn.Hardsigmoid,
+    nn.Hardswish,
+    nn.Hardtanh,
+    nn.LeakyReLU,
+    nn.LogSigmoid,
+    nn.LogSoftmax,
+    nn.Mish,
+    nn.PReLU,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.RReLU,
+    nn.SELU,
+    nn.SiLU,
+    nn.Sigmoid,
+    nn.Softmax,
+    nn.Softmax2d,
+    nn.Softmin,
+    nn.Softplus,
+    nn.Softshrink,
+    nn.Softsign,
+    nn.Tanh,
+    nn.Tanhshrink,
+    nn.Threshold,
+)
+_DROPOUT = (
+    nn.AlphaDropout,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.FeatureAlphaDropout,
+)
+_CHANNEL_NORMALISATION = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.GroupNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.LocalResponseNorm,
+    nn.SyncBatchNorm,
+)
+_FUNCTIONS = (
+    F.alpha_dropout,
+    F.batch_norm,
+    F.celu,
+    F.dropout,
+    F.dropout1d,
+    F.dropout2d,
+    F.dropout3d,
+    F.elu,
+    F.feature_alpha_dropout,
+    F.gelu,
+    F.group_norm,
+    F.hardsigmoid,
+    F.hardswish,
+    F.hardtanh,
+    F.instance_norm,
+    F.leaky_relu,
+    F.local_response_norm,
+    F.logsigmoid,
+    F.mish,
+    F.normalize,
+    F.relu,
+    F.relu6,
+    F.rrelu,
+    F.selu,
+    F.sigmoid,
+    F.silu,
+    F.softplus,
+    F.softsign,
+    F.tanh,
+    F.threshold,
+)
+# Names that exist as torch.NAME and Tensor.NAME, computing the same.
+_NAMES = (
+    "abs",
+    "clamp",
+    "clip",
+    "cos",
+    "erf",
+    "exp",
+    "expm1",
+    "log",
+    "log1p",
+    "log_softmax",
+    "neg",
+    "reciprocal",
+    "relu",
+    "rsqrt",
+    "sigmoid",
+    "sign",
+    "sin",
+    "softmax",
+    "sqrt",
+    "square",
+    "tanh",
+)
+_METHODS = (
+    ".bfloat16",
+    ".clamp_",
+    ".clamp_min",
+    ".clamp_max",
+    ".clone",
+    ".contiguous",
+    ".cpu",
+    ".cuda",
+    ".detach",
+    ".double",
+    ".float",
+    ".half",
+    ".relu_",
+    ".sigmoid_",
+    ".tanh_",
+    ".to",
+    ".type",
+    ".type_as",
+    ".exp_",
+    ".sqrt_",
+    ".abs_",
+)
+_TORCH_ONLY = (torch.relu_, torch.clone, torch.detach, torch.dropout, F.softmax, F.log_softmax)
+
+
+
+@handles(
+    *_ACTIVATIONS,
+    *_DROPOUT,
+    *_FUNCTIONS,
+    *(getattr(torch, name) for name in _NAMES),
+    *(f".{name}" for name in _NAMES),
+    *_METHODS,
+    *_TORCH_ONLY,
+)
+def keep_shape(call: Call) -> Annotation:
+    return call.annotation("input")
+
+
+@handles(nn.Identity)
+def identity(call: Call) -> Annotation:
+    return call.annotation("input")
+
+
+@handles(*_CHANNEL_NORMALISATION)
+def channel_normalisation(call: Call) -> Annotation:
+    dims = call.dims()
+    # BatchNorm1d over a flattened feature map has one weight per pixel.
+    if len(dims) > 1 and any(axis.spatial for axis in dims[1]) and call.module is not None:
+        for name, value in call.module.state_dict().items():
+            if value.ndim == 1:
+                call.annotator.feature(f"{call.node.target}.{name}", (dims[1],))
+        channels = "num_channels" if isinstance(call.module, nn.GroupNorm) else "num_features"
+        call.annotator.substitute(call.node, dims[1], attribute=channels)
+    return Shape(dims)
+
+
+def _register_optional() -> None:
+    """Layers of torchvision and timm that drop whole paths: same shape in both modes."""
+    try:
+        from torchvision.ops import StochasticDepth
+    except ImportError:
+        pass
+    else:
+        handles(StochasticDepth)(keep_shape)
+
+
+_register_optional()

@@ -1,0 +1,161 @@
+"""Operators in which several tensors meet: arithmetic with broadcasting, concatenation, stacking.
+
+A spatial axis that meets another one must have its length in the pre-train network too. Where it
+meets a parameter of the same length, the parameter is laid out over the feature map.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+
+import torch
+from torch import fx
+
+from fxscale.passes.axes import (
+    Annotation,
+    Axis,
+    Dim,
+    Dims,
+    Operand,
+    Shape,
+    is_spatial,
+    target_length,
+)
+from fxscale.passes.ops.registry import Call, handles
+
+_ARITHMETIC = ("add", "sub", "mul", "div", "maximum", "minimum", "pow", "true_divide")
+_OPERATORS = (
+    operator.add,
+    operator.sub,
+    operator.mul,
+    operator.truediv,
+    operator.pow,
+    operator.iadd,
+    operator.isub,
+    operator.imul,
+    operator.itruediv,
+)
+
+
+@handles(
+    *_OPERATORS,
+    *(getattr(torch, name) for name in _ARITHMETIC),
+    *(f".{name}" for name in _ARITHMETIC),
+    ".add_",
+    ".sub_",
+    params="a b",
+)
+def arithmetic(call: Call) -> Annotation:
+    if not isinstance(call.result, torch.Tensor):
+        return None  # arithmetic on sizes runs again at the pre-train size
+    return broadcast(call, ("a", "b"))
+
+
+@handles(operator.neg)
+def negate(call: Call) -> Annotation:
+    return call.annotation("input") if isinstance(call.result, torch.Tensor) else None
+
+
+@handles(torch.where, params="condition a b")
+def where(call: Call) -> Annotation:
+    return broadcast(call, ("condition", "a", "b"))
+
+
+def broadcast(call: Call, names: Sequence[str]) -> Annotation:
+    """The axes of an elementwise operator's result, joining those that must agree."""
+    tensors = [
+        (node, annotation.dims)
+        for node, annotation in ((call.raw(n), call.annotation(n)) for n in names)
+        if isinstance(annotation, Shape) and isinstance(node, fx.Node)
+    ]
+    rank = max(len(dims) for _, dims in tensors)
+    result: list[Dim] = []
+    for index in range(-rank, 0):
+        present = [
+            (node, len(dims) + index, dims[index]) for node, dims in tensors if len(dims) >= -index
+        ]
+        result.append(_meet(call, present))
+    for node, dims in tensors:
+        _note_feature_parameter(call, node, dims, result)
+    return Shape(tuple(result))
+
+
+def _meet(call: Call, present: Sequence[tuple[fx.Node, int, Dim]]) -> Dim:
+    """One dimension of the result from the operands' dimensions (lengths are equal or 1)."""
+    long = [entry for entry in present if target_length(entry[2]) > 1] or list(present)
+    spatial = [entry for entry in long if is_spatial(entry[2])]
+    if not spatial:
+        return long[0][2]
+    layout = [[axis.spatial for axis in dim] for _, _, dim in spatial]
+    lengths = [[axis.target for axis in dim] for _, _, dim in spatial]
+    if any(row != layout[0] for row in layout) or any(row != lengths[0] for row in lengths):
+        raise call.refuse(
+            "tensors meet whose dimensions are made of different axes",
+            "flatten both in the same order, or add them before flattening",
+        )
+    if any(entry not in spatial and not _is_state(entry[0]) for entry in long):
+        raise call.refuse(
+            "a spatial axis meets one that does not scale",
+            "compute both operands from feature maps of the same size",
+        )
+    if len(layout[0]) == 1:
+        operands = [Operand(node, index, dim[0]) for node, index, dim in spatial]
+        return (call.annotator.join(call.node, operands),)
+    if any(dim != spatial[0][2] for _, _, dim in spatial):
+        raise call.refuse(
+            "two differently computed feature maps meet after they were flattened",
+            "join them before flattening",
+        )
+    return spatial[0][2]
+
+
+def _is_state(node: fx.Node) -> bool:
+    return node.op == "get_attr"
+
+
+def _note_feature_parameter(call: Call, node: fx.Node, dims: Dims, result: Sequence[Dim]) -> None:
+    if not _is_state(node):
+        return
+    aligned = result[len(result) - len(dims) :]
+    taken = tuple(
+        out if is_spatial(out) and target_length(dim) > 1 else dim
+        for dim, out in zip(dims, aligned, strict=True)
+    )
+    if any(map(is_spatial, taken)):
+        call.annotator.feature(str(node.target), taken)
+
+
+@handles(torch.cat, torch.concat, torch.concatenate, params="tensors dim")
+def concatenate(call: Call) -> Annotation:
+    shapes = call.annotation("tensors")
+    nodes = call.raw("tensors")
+    dim = call.value("dim", 0) % call.result.ndim
+    if not isinstance(shapes, tuple | list) or not all(isinstance(s, Shape) for s in shapes):
+        raise call.refuse("concatenates something else than tensors", "pass a list of tensors")
+    result: list[Dim] = []
+    for index in range(call.result.ndim):
+        present = [
+            (node, index, shape.dims[index]) for node, shape in zip(nodes, shapes, strict=True)
+        ]
+        if index != dim:
+            result.append(_meet(call, present))
+        elif any(is_spatial(entry[2]) for entry in present):
+            raise call.refuse(
+                "concatenation along a spatial dimension", "concatenate along channels"
+            )
+        else:
+            result.append((Axis(call.result.shape[dim], spatial=False),))
+    return Shape(tuple(result))
+
+
+@handles(torch.stack, params="tensors dim")
+def stack(call: Call) -> Annotation:
+    shapes, nodes = call.annotation("tensors"), call.raw("tensors")
+    dim = call.value("dim", 0) % call.result.ndim
+    result = [
+        _meet(call, [(n, index, s.dims[index]) for n, s in zip(nodes, shapes, strict=True)])
+        for index in range(call.result.ndim - 1)
+    ]
+    result.insert(dim, (Axis(len(shapes), spatial=False),))
+    return Shape(tuple(result))

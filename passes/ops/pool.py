@@ -1,0 +1,185 @@
+"""Pools keep their windows. A pool over the whole map stays global at every size, and an adaptive
+pool's output scales like a feature map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fxscale.passes.axes import Annotation, Axis, Dim, Shape, is_spatial
+from fxscale.passes.ops.registry import Call, handles, per_axis
+
+_MAX_PARAMS = "input kernel_size stride padding dilation ceil_mode return_indices"
+_AVERAGE_PARAMS = (
+    "input kernel_size stride padding ceil_mode count_include_pad divisor_override"
+)
+
+
+@handles(
+    nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d
+)
+def pool_module(call: Call) -> Annotation:
+    module: Any = call.module
+    if getattr(module, "return_indices", False):
+        raise call.refuse("returns indices into the feature map", "use interpolation to unpool")
+    return _pool(
+        call,
+        kernel_size=module.kernel_size,
+        stride=module.stride,
+        padding=module.padding,
+        dilation=getattr(module, "dilation", 1),
+        ceil_mode=module.ceil_mode,
+        place={"attribute": ("kernel_size", "stride")},
+    )
+
+
+@handles(
+    F.avg_pool1d,
+    F.avg_pool2d,
+    F.avg_pool3d,
+    torch.avg_pool1d,
+    params=_AVERAGE_PARAMS,
+)
+def average_pool(call: Call) -> Annotation:
+    return _pool_function(call, dilation=1)
+
+
+@handles(
+    F.max_pool1d,
+    F.max_pool2d,
+    F.max_pool3d,
+    torch.max_pool1d,
+    torch.max_pool2d,
+    torch.max_pool3d,
+    params=_MAX_PARAMS,
+)
+def max_pool(call: Call) -> Annotation:
+    return _pool_function(call, dilation=call.value("dilation", 1))
+
+
+def _pool_function(call: Call, dilation: Any) -> Annotation:
+    if isinstance(call.result, tuple):
+        raise call.refuse("returns indices into the feature map", "use interpolation to unpool")
+    return _pool(
+        call,
+        kernel_size=call.value("kernel_size"),
+        stride=call.value("stride"),
+        padding=call.value("padding", 0),
+        dilation=dilation,
+        ceil_mode=call.value("ceil_mode", False),
+        place={"argument": ("kernel_size", "stride")},
+    )
+
+
+def _pool(
+    call: Call,
+    *,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: bool,
+    place: dict[str, tuple[str, str]],
+) -> Annotation:
+    dims = call.dims()
+    rank = len(dims) - 2
+    kernels = per_axis(kernel_size, rank)
+    strides = kernels if stride is None or stride == [] else per_axis(stride, rank)
+    paddings, dilations = per_axis(padding, rank), per_axis(dilation, rank)
+    out: list[Dim] = []
+    whole: list[Any] = list(kernels)
+    for position, dim in enumerate(dims[2:]):
+        length = call.result.shape[2 + position]
+        if not is_spatial(dim):
+            out.append(() if length == 1 else (Axis(length, spatial=False),))
+        elif len(dim) > 1:
+            raise call.refuse("pools over a flattened feature map", "pool before flattening")
+        elif length == 1 and kernels[position] >= dim[0].target > 1 and paddings[position] == 0:
+            out.append(())
+            whole[position] = dim
+        else:
+            axis = call.annotator.window(
+                node=call.node,
+                source=dim[0],
+                position=position,
+                kernel_size=kernels[position],
+                stride=strides[position],
+                padding=(paddings[position], paddings[position]),
+                dilation=dilations[position],
+                ceil_mode=ceil_mode,
+            )
+            out.append((axis,))
+    if whole != list(kernels):
+        _follow_map(call, tuple(whole), place)
+    return Shape((*dims[:2], *out))
+
+
+def _follow_map(call: Call, kernels: tuple[Any, ...], place: dict[str, tuple[str, str]]) -> None:
+    """The kernel of a global pool is the size of the map."""
+    for where, names in place.items():
+        for name in names:
+            if where == "attribute":
+                call.annotator.substitute(call.node, kernels, attribute=name)
+            elif name == "kernel_size" or call.raw(name) is not None:
+                call.annotator.substitute(call.node, kernels, argument=call.place(name))
+
+
+@handles(
+    nn.AdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveAvgPool3d,
+    nn.AdaptiveMaxPool1d,
+    nn.AdaptiveMaxPool2d,
+    nn.AdaptiveMaxPool3d,
+)
+def adaptive_pool_module(call: Call) -> Annotation:
+    module: Any = call.module
+    dims, sizes = _adaptive(call, module.output_size)
+    if sizes is not None:
+        call.annotator.substitute(call.node, sizes, attribute="output_size")
+    return dims
+
+
+@handles(
+    F.adaptive_avg_pool1d,
+    F.adaptive_avg_pool2d,
+    F.adaptive_avg_pool3d,
+    torch.adaptive_avg_pool1d,
+    F.adaptive_max_pool1d,
+    F.adaptive_max_pool2d,
+    F.adaptive_max_pool3d,
+    params="input output_size",
+)
+def adaptive_pool(call: Call) -> Annotation:
+    dims, sizes = _adaptive(call, call.value("output_size"))
+    if sizes is not None:
+        call.annotator.substitute(call.node, sizes, argument=call.place("output_size"))
+    return dims
+
+
+def _adaptive(call: Call, output_size: Any) -> tuple[Annotation, tuple[Any, ...] | None]:
+    dims = call.dims()
+    rank = len(dims) - 2
+    out: list[Dim] = []
+    sizes: list[Any] = list(per_axis(output_size, rank))
+    for position, dim in enumerate(dims[2:]):
+        length = call.result.shape[2 + position]
+        if sizes[position] is None or (is_spatial(dim) and dim[0].target == length > 1):
+            # An output as long as the input is the identity in the target; it stays one.
+            out.append(dim)
+            sizes[position] = None if sizes[position] is None else dim
+        elif length == 1:
+            out.append(())
+        elif not is_spatial(dim):
+            out.append((Axis(length, spatial=False),))
+        elif len(dim) > 1:
+            raise call.refuse("pools over a flattened feature map", "pool before flattening")
+        else:
+            axis = call.annotator.refit(call.node, dim[0], length, None)
+            out.append((axis,))
+            sizes[position] = (axis,)
+    baked = any(isinstance(size, tuple) for size in sizes)
+    return Shape((*dims[:2], *out)), tuple(sizes) if baked else None

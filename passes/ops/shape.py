@@ -1,0 +1,75 @@
+"""Operators that read shapes: they yield plain numbers, each knowing the axes that it measures."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+
+from fxscale.passes.axes import Annotation, Extent, Shape, is_spatial
+from fxscale.passes.ops.registry import Call, handles
+
+
+@handles(getattr, params="input name")
+def read_attribute(call: Call) -> Annotation:
+    source, name = call.annotation("input"), call.raw("name")
+    if name == "shape" and isinstance(source, Shape):
+        return tuple(Extent(dim) for dim in source.dims)
+    if name in ("T", "mT", "H", "mH") and isinstance(source, Shape):
+        if len(source.dims) < 2:
+            return source
+        return Shape((*source.dims[:-2], source.dims[-1], source.dims[-2]))
+    if not isinstance(call.result, torch.Tensor):
+        return None  # dtype, device, ndim: equal in both networks
+    raise call.refuse(f"the attribute {name!r} of a tensor", "use the tensor itself")
+
+
+@handles(".size", params="input dim")
+def size(call: Call) -> Annotation:
+    extents = tuple(Extent(dim) for dim in call.dims())
+    dim = call.value("dim")
+    return extents if dim is None else extents[dim]
+
+
+@handles(".dim", ".ndimension", ".is_floating_point", ".get_device", ".is_contiguous")
+def plain_number(call: Call) -> Annotation:
+    return None
+
+
+@handles(".numel", torch.numel)
+def count(call: Call) -> Annotation:
+    return Extent(tuple(axis for dim in call.dims() for axis in dim))
+
+
+@handles(".new_zeros", ".new_ones", ".new_empty", ".new_full", params="input *size")
+def new_tensor(call: Call) -> Annotation:
+    """A constant tensor of a given shape, such as the mask of stochastic depth."""
+    from fxscale.passes.annotate import fixed_shape
+
+    sizes = call.annotation("size") or ()
+    if any(isinstance(item, Extent) and is_spatial(item.dim) for item in sizes):
+        raise call.refuse(
+            "a tensor is created with a spatial size", "create it outside of forward"
+        )
+    return fixed_shape(call.result)
+
+
+@handles(".bernoulli_", ".div_", ".mul_", ".uniform_", ".normal_", ".fill_", ".zero_")
+def in_place(call: Call) -> Annotation:
+    return call.annotation("input")
+
+
+@handles(torch._assert, params="condition message")
+def assertion(call: Call) -> Annotation:
+    return None
+
+
+@handles(
+    operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, params="a b"
+)
+def comparison(call: Call) -> Annotation:
+    if isinstance(call.result, torch.Tensor):
+        from fxscale.passes.ops.join import broadcast
+
+        return broadcast(call, ("a", "b"))
+    return None

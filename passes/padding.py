@@ -1,0 +1,90 @@
+"""Pass 6, place paddings: from the solved padding of every call to layers and pad operators.
+
+A layer takes the symmetric padding that all of its calls share along an axis; what is left over
+(a one-sided padding, a crop, calls that differ) goes to a pad operator in front of the call.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import fx
+
+from fxscale.errors import UnsupportedModelError
+from fxscale.passes.axes import ConvSite
+from fxscale.passes.geometry import Geometry
+from fxscale.passes.sites import Convolution, Sites
+from fxscale.plan import Padding
+
+
+@dataclass(frozen=True)
+class Paddings:
+    """Where the padding of every convolution goes.
+
+    `calls` is the whole padding of a call. `layers` is the padding of the layer itself, by weight,
+    or `None` where the target's own stays, whatever it is (`padding="same"`). `extra` is what a pad
+    operator in front of the call adds, for the calls that need one.
+    """
+
+    calls: Mapping[fx.Node, Padding]
+    layers: Mapping[str, tuple[int, ...] | None]
+    extra: Mapping[fx.Node, Padding]
+
+
+def place_paddings(
+    sites: Sites, kernels: Mapping[str, tuple[int, ...]], geometry: Geometry
+) -> Paddings:
+    solved: dict[fx.Node, dict[int, tuple[int, int]]] = defaultdict(dict)
+    for window, padding in geometry.paddings.items():
+        if window.site is not None:
+            solved[window.node][window.position] = padding
+    calls: dict[fx.Node, Padding] = {}
+    layers: dict[str, tuple[int, ...] | None] = {}
+    extra: dict[fx.Node, Padding] = {}
+    for convolution in sites.convolutions:
+        for call in convolution.calls:
+            calls[call.node] = tuple(
+                solved[call.node].get(position, own) for position, own in enumerate(call.padding)
+            )
+        layer = _layer_padding(convolution, kernels[convolution.weight], calls)
+        layers[convolution.weight] = layer
+        for call in convolution.calls:
+            rest = _rest(call, layer, calls[call.node])
+            if rest is not None:
+                extra[call.node] = rest
+    return Paddings(calls, layers, extra)
+
+
+def _layer_padding(
+    convolution: Convolution,
+    kernel_size: tuple[int, ...],
+    calls: Mapping[fx.Node, Padding],
+) -> tuple[int, ...] | None:
+    wanted = [calls[call.node] for call in convolution.calls]
+    unchanged = all(calls[call.node] == call.padding for call in convolution.calls)
+    if kernel_size == convolution.kernel_size and unchanged:
+        return None
+    shared = []
+    for position in range(len(kernel_size)):
+        amounts = {padding[position] for padding in wanted}
+        before, after = next(iter(amounts))
+        shared.append(before if len(amounts) == 1 and before == after >= 0 else 0)
+    return tuple(shared)
+
+
+def _rest(call: ConvSite, layer: tuple[int, ...] | None, wanted: Padding) -> Padding | None:
+    if layer is None:
+        return None
+    rest = tuple((before - p, after - p) for (before, after), p in zip(wanted, layer, strict=True))
+    if all(pair == (0, 0) for pair in rest):
+        return None
+    if call.transposed:
+        raise UnsupportedModelError(
+            "a transposed convolution would need a padding that its calls do not share",
+            node=call.node.name,
+            module=call.name,
+            remedy="use one layer per call, or another input_size",
+        )
+    return rest

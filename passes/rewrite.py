@@ -1,0 +1,257 @@
+"""Pass 8, rewrite: emit the pre-train network from the graph and the plan's decisions.
+
+1. The module tree is copied; resized parameters are made at their new size, never copied at the old.
+2. Convolutions get their new kernel size and padding in place, under their own names and classes.
+3. Sizes baked into modules and arguments are replaced.
+4. Pad operators are inserted where the geometry pass asked for one.
+5. Each mode's graph is emitted; where the modes agree, one graph serves both.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import fx, nn
+
+from fxscale.errors import UnsupportedModelError
+from fxscale.passes.axes import (
+    AnnotatedNetwork,
+    Axis,
+    Lengths,
+    Substitution,
+    Window,
+    pretrain_length,
+)
+from fxscale.passes.geometry import Adapter, Geometry
+from fxscale.passes.ops.registry import lookup
+from fxscale.passes.padding import Paddings
+from fxscale.passes.sites import Convolution, Sites
+from fxscale.passes.trace import EVAL, TRAIN, TracedNetwork
+from fxscale.plan import Padding, ScalePlan, StateMap
+from fxscale.pretrain_network import PretrainNetwork
+from fxscale.resample import Init, downscale_entry
+
+
+def rewrite(
+    traced: TracedNetwork,
+    network: AnnotatedNetwork,
+    sites: Sites,
+    kernels: Mapping[str, tuple[int, ...]],
+    geometry: Geometry,
+    paddings: Paddings,
+    plan: ScalePlan,
+    init: Init,
+) -> PretrainNetwork:
+    """Build the pre-train network; `traced.graph` is changed in place and belongs to the result."""
+    root = copy_tree(traced.model, plan.state, init)
+    for convolution in sites.convolutions:
+        _resize(root, convolution, kernels[convolution.weight], paddings, traced.graph)
+    _replace_sizes(root, network.substitutions, geometry.lengths)
+    _replace_pads(root, geometry)
+    for adapter_group in _grouped(geometry.adapters):
+        _insert_adapter(traced.graph, adapter_group)
+    train_graph = _emit(traced, TRAIN)
+    eval_graph = None if traced.modes_agree else _emit(traced, EVAL)
+    return PretrainNetwork(root, train_graph, eval_graph, plan)
+
+
+def copy_tree(model: nn.Module, state: Sequence[StateMap], init: Init) -> nn.Module:
+    """A deep copy of the model in which the resized tensors have their pre-train size."""
+    tensors: dict[str, Any] = model.state_dict(keep_vars=True)
+    memo: dict[int, Any] = {}
+    for state_map in state:
+        tensor = tensors[state_map.key]
+        if state_map.kind == "copy" or id(tensor) in memo:
+            continue
+        small = downscale_entry(tensor.detach(), state_map, init)
+        if isinstance(tensor, nn.Parameter):
+            memo[id(tensor)] = nn.Parameter(small, requires_grad=tensor.requires_grad)
+        else:
+            memo[id(tensor)] = small
+    return copy.deepcopy(model, memo)
+
+
+def _resize(
+    root: nn.Module,
+    convolution: Convolution,
+    kernel_size: tuple[int, ...],
+    paddings: Paddings,
+    graph: fx.Graph,
+) -> None:
+    layer = paddings.layers[convolution.weight]
+    for call in convolution.calls:
+        extra = paddings.extra.get(call.node)
+        mode = "constant"
+        if call.node.op == "call_module":
+            module = root.get_submodule(str(call.node.target))
+            assert isinstance(module, nn.modules.conv._ConvNd)
+            mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+            if layer is not None:
+                _set_module(module, kernel_size, layer)
+        elif layer is not None:
+            set_argument(call.node, "padding", layer)
+        if extra is not None:
+            source = call.node.args[0]
+            assert isinstance(source, fx.Node)
+            padded = _pad_before(graph, call.node, source, extra, mode)
+            call.node.args = (padded, *call.node.args[1:])
+
+
+def _set_module(
+    module: nn.modules.conv._ConvNd, kernel_size: tuple[int, ...], padding: tuple[int, ...]
+) -> None:
+    module.kernel_size = kernel_size
+    module.padding = padding
+    # torch.nn keeps the padding a second time, in the order of F.pad, for the non-zero modes.
+    module._reversed_padding_repeated_twice = [p for p in reversed(padding) for _ in range(2)]
+
+
+def _pad_before(
+    graph: fx.Graph, user: fx.Node, source: fx.Node, padding: Padding, mode: str
+) -> fx.Node:
+    """Insert `F.pad` over the trailing axes; crops come first, as only zeros can be negative."""
+    crops = [(min(before, 0), min(after, 0)) for before, after in padding]
+    grows = [(max(before, 0), max(after, 0)) for before, after in padding]
+    steps: list[tuple[list[tuple[int, int]], str]] = [(list(padding), mode)]
+    if mode != "constant":
+        steps = [(crops, "constant"), (grows, mode)]
+    for amounts, how in steps:
+        if all(pair == (0, 0) for pair in amounts):
+            continue
+        flat = [amount for pair in reversed(amounts) for amount in pair]
+        with graph.inserting_before(user):
+            new = graph.call_function(F.pad, (source, flat), {} if how == "constant" else {"mode": how})
+        new.meta["nn_module_stack"] = user.meta.get("nn_module_stack")
+        source = new
+    return source
+
+
+def set_argument(node: fx.Node, name: str, value: Any) -> None:
+    """Set a call's argument by name, wherever it stands."""
+    registration = lookup(f".{node.target}" if node.op == "call_method" else node.target)
+    assert registration is not None
+    index = registration.params.index(name)
+    if index < len(node.args):
+        node.args = (*node.args[:index], value, *node.args[index + 1 :])
+    else:
+        node.kwargs = {**node.kwargs, name: value}
+
+
+def _replace_sizes(
+    root: nn.Module, substitutions: Sequence[Substitution], lengths: Lengths
+) -> None:
+    written: dict[tuple[int, str], Any] = {}
+    for substitution in substitutions:
+        node = substitution.node
+        value = _evaluate(substitution.value, lengths)
+        if substitution.attribute is not None:
+            module = root.get_submodule(str(node.target))
+            key = (id(module), substitution.attribute)
+            if written.setdefault(key, value) != value:
+                raise UnsupportedModelError(
+                    f"two calls of one module need different {substitution.attribute}: "
+                    f"{written[key]} and {value}",
+                    node=node.name,
+                    module=str(node.target),
+                    remedy="use one module per feature map",
+                )
+            old = getattr(module, substitution.attribute)
+            setattr(module, substitution.attribute, _like(old, value))
+        elif isinstance(substitution.argument, tuple):
+            node.args = _replace_at(node.args, substitution.argument, value)
+        elif isinstance(substitution.argument, int):
+            node.args = _replace_at(node.args, (substitution.argument,), value)
+        else:
+            node.kwargs = {**node.kwargs, substitution.argument: value}
+
+
+def _evaluate(value: Any, lengths: Lengths) -> Any:
+    """Replace every product of axes by its pre-train length."""
+    if isinstance(value, tuple) and all(isinstance(item, Axis) for item in value):
+        return pretrain_length(value, lengths)
+    if isinstance(value, tuple | list):
+        return tuple(_evaluate(item, lengths) for item in value)
+    return value
+
+
+def _like(old: Any, value: Any) -> Any:
+    """Keep a lone int where it says the same."""
+    if isinstance(old, int) and isinstance(value, tuple) and len(set(value)) == 1:
+        return value[0]
+    return value
+
+
+def _replace_at(container: Any, path: tuple[int | str, ...], value: Any) -> Any:
+    index, *rest = path
+    assert isinstance(index, int)
+    new = _replace_at(container[index], tuple(rest), value) if rest else value
+    return type(container)([*container[:index], new, *container[index + 1 :]])
+
+
+def _replace_pads(root: nn.Module, geometry: Geometry) -> None:
+    """Give explicit pad operators (`F.pad`, `nn.ZeroPad2d`) the amounts that were solved for."""
+    by_node: dict[fx.Node, dict[int, Window]] = {}
+    for window in geometry.paddings:
+        if window.adjustable == "pad":
+            by_node.setdefault(window.node, {})[window.position] = window
+    for node, windows in by_node.items():
+        module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
+        old: Any = module.padding if module is not None else _pad_argument(node)
+        amounts = list(old)
+        last = len(next(iter(windows.values())).node.meta["fxscale_value"].shape) - 3
+        for position, window in windows.items():
+            offset = 2 * (last - position)
+            amounts[offset : offset + 2] = geometry.paddings[window]
+        if amounts == list(old):
+            continue
+        if module is not None:
+            module.padding = tuple(amounts)
+        else:
+            set_argument(node, "pad", tuple(amounts))
+
+
+def _pad_argument(node: fx.Node) -> Any:
+    argument = node.args[1] if len(node.args) > 1 else node.kwargs["pad"]
+    return fx.node.map_arg(argument, lambda n: n.meta["fxscale_value"])
+
+
+def _grouped(adapters: Sequence[Adapter]) -> list[list[Adapter]]:
+    groups: dict[tuple[fx.Node, fx.Node], list[Adapter]] = {}
+    for adapter in adapters:
+        groups.setdefault((adapter.join, adapter.operand), []).append(adapter)
+    return list(groups.values())
+
+
+def _insert_adapter(graph: fx.Graph, group: Sequence[Adapter]) -> None:
+    """One pad operator in front of a join, for all axes of one operand."""
+    join, operand = group[0].join, group[0].operand
+    rank = operand.meta["fxscale_value"].ndim
+    first = min(adapter.dim for adapter in group)
+    amounts = dict.fromkeys(range(first, rank), (0, 0))
+    amounts |= {adapter.dim: adapter.padding for adapter in group}
+    padded = _pad_before(graph, join, operand, tuple(amounts.values()), "constant")
+    join.replace_input_with(operand, padded)
+
+
+def _emit(traced: TracedNetwork, mode: bool) -> fx.Graph:
+    """The graph of one mode, in its own order, with the nodes that were inserted on the way."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+
+    def load(node: fx.Node) -> fx.Node:
+        if node not in copies:
+            for needed in node.all_input_nodes:
+                load(needed)
+            new = graph.node_copy(node, copies.__getitem__)
+            new.meta = {"nn_module_stack": node.meta.get("nn_module_stack")}
+            copies[node] = new
+        return copies[node]
+
+    for node in traced.order[mode]:
+        load(node)
+    graph.output(fx.node.map_arg(traced.outputs[mode], copies.__getitem__))
+    return graph
+

@@ -1,0 +1,160 @@
+"""Pass 7, summarise: write down all decisions as a `ScalePlan`, before a tensor is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from fxscale.fingerprint import fingerprint_of_shapes
+from fxscale.passes.axes import (
+    AnnotatedNetwork,
+    Axis,
+    ConvSite,
+    LinearSite,
+    Shape,
+    pretrain_length,
+    target_length,
+)
+from fxscale.passes.geometry import Geometry
+from fxscale.passes.padding import Paddings
+from fxscale.passes.sites import Convolution, Sites
+from fxscale.passes.tracer import module_path
+from fxscale.plan import (
+    ConvCall,
+    ConvPlan,
+    FeatureMap,
+    InterfacePlan,
+    ScalePlan,
+    Size,
+    StateMap,
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked of the compiler, as the plan records it."""
+
+    target_size: Size
+    pretrain_size: Size
+    target_size_source: str
+    kernels: str
+
+
+def summarise(
+    model: nn.Module,
+    request: Request,
+    network: AnnotatedNetwork,
+    sites: Sites,
+    kernels: Mapping[str, tuple[int, ...]],
+    geometry: Geometry,
+    paddings: Paddings,
+    state: Sequence[StateMap],
+) -> ScalePlan:
+    return ScalePlan(
+        model=type(model).__name__,
+        fingerprint=fingerprint_of_shapes({entry.key: entry.target_shape for entry in state}),
+        target_size=request.target_size,
+        pretrain_size=request.pretrain_size,
+        target_size_source=request.target_size_source,
+        kernels=request.kernels,
+        convs=tuple(_conv(c, kernels[c.weight], geometry, paddings) for c in sites.convolutions),
+        interfaces=tuple(_interface(site, geometry) for site in sites.interfaces),
+        feature_maps=tuple(_feature_maps(network, geometry)),
+        pad_operators=_pad_operators(geometry, paddings),
+        dense_macs=_dense_macs(sites.linears, geometry),
+        state=tuple(state),
+    )
+
+
+def _pad_operators(geometry: Geometry, paddings: Paddings) -> tuple[str, ...]:
+    adapted = dict.fromkeys((a.join.name, a.operand.name) for a in geometry.adapters)
+    return (
+        *(node.name for node in paddings.extra),
+        *(f"{operand} -> {join}" for join, operand in adapted),
+    )
+
+
+def _conv(
+    convolution: Convolution,
+    kernel_size: tuple[int, ...],
+    geometry: Geometry,
+    paddings: Paddings,
+) -> ConvPlan:
+    first = convolution.first
+    return ConvPlan(
+        name=convolution.name,
+        weight=convolution.weight,
+        operator=first.operator,
+        in_channels=first.in_channels,
+        out_channels=first.out_channels,
+        groups=first.groups,
+        kernel_size=convolution.kernel_size,
+        pretrain_kernel_size=kernel_size,
+        stride=first.stride,
+        dilation=first.dilation,
+        calls=tuple(_call(call, geometry, paddings) for call in convolution.calls),
+    )
+
+
+def _call(call: ConvSite, geometry: Geometry, paddings: Paddings) -> ConvCall:
+    return ConvCall(
+        node=call.node.name,
+        target_input=tuple(target_length(dim) for dim in call.inputs),
+        target_output=tuple(target_length(dim) for dim in call.outputs),
+        pretrain_input=tuple(pretrain_length(dim, geometry.lengths) for dim in call.inputs),
+        pretrain_output=tuple(pretrain_length(dim, geometry.lengths) for dim in call.outputs),
+        target_padding=call.padding,
+        pretrain_padding=paddings.calls[call.node],
+        pad_operator=call.node in paddings.extra,
+    )
+
+
+def _interface(site: LinearSite, geometry: Geometry) -> InterfacePlan:
+    spatial = [axis for axis in site.dim if axis.spatial]
+    fixed = [axis for axis in site.dim if not axis.spatial]
+    return InterfacePlan(
+        name=site.name,
+        weight=site.weight,
+        channels=target_length(tuple(fixed)),
+        out_features=site.out_features,
+        target_size=tuple(axis.target for axis in spatial),
+        pretrain_size=tuple(geometry.lengths[axis] for axis in spatial),
+    )
+
+
+def _dense_macs(linears: Sequence[LinearSite], geometry: Geometry) -> tuple[int, int]:
+    """Multiply-accumulates per sample; the first row dimension is the batch."""
+    target = pretrain = 0
+    for site in linears:
+        dims = (*site.rows[1:], site.dim)
+        small = large = site.out_features
+        for dim in dims:
+            large *= target_length(dim)
+            small *= pretrain_length(dim, geometry.lengths)
+        target, pretrain = target + large, pretrain + small
+    return target, pretrain
+
+
+def _feature_maps(network: AnnotatedNetwork, geometry: Geometry) -> list[FeatureMap]:
+    """Every node at which new spatial axes appear, in the order of the flow."""
+    maps: dict[fx.Node, list[Axis]] = {}
+    seen: set[Axis] = set()
+    for node, annotation in network.annotations.items():
+        if not isinstance(annotation, Shape):
+            continue
+        axes = [axis for dim in annotation.dims for axis in dim if axis.spatial]
+        if axes and not seen.issuperset(axes):
+            maps[node] = axes
+            seen.update(axes)
+    return [
+        FeatureMap(
+            node=node.name,
+            module=module_path(node),
+            target_size=tuple(axis.target for axis in axes),
+            pretrain_size=tuple(geometry.lengths[axis] for axis in axes),
+            drift=tuple(round(geometry.drift(axis), 6) for axis in axes),
+        )
+        for node, axes in maps.items()
+    ]

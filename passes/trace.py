@@ -1,0 +1,262 @@
+"""Pass 1, trace: from a module to one graph that holds its train mode and its eval mode.
+
+The model is traced once per mode, and the two traces are laid over each other:
+
+1. a node that computes the same in both modes (same operator, same arguments) stands once;
+2. an argument that is `True` in train mode and `False` in eval mode is the `training` flag of the
+   module at hand, and becomes a read of that flag, as in `F.dropout(x, p, self.training)`;
+3. any other difference (auxiliary heads, branches on `self.training`) leaves nodes that belong to
+   one mode only.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from fxscale.errors import FxscaleError, UnsupportedModelError
+from fxscale.passes.inputs import InputSpec
+from fxscale.passes.tracer import VALUE, Decision, ValueTracer, first_line, module_path
+
+TRAIN, EVAL = True, False
+
+
+@dataclass(frozen=True)
+class TracedNetwork:
+    """The target network as a graph.
+
+    `graph` has no output node: `outputs[mode]` is what the network returns in that mode, and
+    `order[mode]` the nodes that the mode runs, in its own order. `model` shares its tensors with
+    the caller's model and nothing else.
+    """
+
+    model: nn.Module
+    graph: fx.Graph
+    order: Mapping[bool, tuple[fx.Node, ...]]
+    outputs: Mapping[bool, Any]
+    decisions: tuple[Decision, ...]
+    inputs: InputSpec
+    fake_mode: FakeTensorMode
+
+    @property
+    def modes_agree(self) -> bool:
+        return self.order[TRAIN] == self.order[EVAL] and self.outputs[TRAIN] == self.outputs[EVAL]
+
+
+def trace(
+    model: nn.Module,
+    inputs: InputSpec,
+    *,
+    leaf_types: frozenset[type[nn.Module]] = frozenset(),
+    opaque_types: tuple[type[nn.Module], ...] = (),
+    concrete_args: Mapping[str, Any] | None = None,
+) -> TracedNetwork:
+    """Trace `model` in both modes at the size of `inputs`; the model itself is not touched."""
+    skeleton = share_tensors(model)
+    fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
+    values = inputs.fake(fake_mode, lambda size: size)
+    graphs, decisions = {}, {}
+    for mode in (TRAIN, EVAL):
+        skeleton.train(mode)
+        tracer = ValueTracer(fake_mode, values, leaf_types, opaque_types)
+        graphs[mode] = _trace_mode(tracer, skeleton, _defaults(skeleton, values, concrete_args))
+        decisions[mode] = tracer.decisions
+    return _merge(skeleton, graphs, decisions, inputs, fake_mode)
+
+
+def share_tensors(model: nn.Module) -> nn.Module:
+    """A copy of the module tree that shares every parameter and buffer with the original."""
+    memo: dict[int, Any] = {id(p): p for p in model.parameters()}
+    memo |= {id(b): b for b in model.buffers()}
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} cannot be copied: {first_line(error)}",
+            remedy="make copy.deepcopy(model) work, for instance by dropping cached activations",
+        ) from error
+
+
+def _defaults(
+    model: nn.Module, values: Mapping[str, Any], concrete_args: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Arguments that stay at their defaults are constants of the trace, not inputs."""
+    constants = dict(concrete_args or {})
+    for name, parameter in inspect.signature(model.forward).parameters.items():
+        if name not in values and parameter.default is not inspect.Parameter.empty:
+            constants.setdefault(name, parameter.default)
+    return constants
+
+
+def _trace_mode(tracer: ValueTracer, model: nn.Module, constants: dict[str, Any]) -> fx.Graph:
+    try:
+        return _without_constants(tracer.trace(model, concrete_args=constants or None), model)
+    except FxscaleError:
+        raise
+    except Exception as error:
+        last = next(reversed(tracer.graph.nodes), None) if hasattr(tracer, "graph") else None
+        raise UnsupportedModelError(
+            f"{type(model).__name__} cannot be traced: {type(error).__name__}: {first_line(error)}",
+            node=last.name if last is not None else None,
+            module=module_path(last) if last is not None else None,
+            remedy="name the class of the module that cannot be entered in leaf_modules, or take "
+            "the construct out of forward",
+        ) from error
+
+
+def _without_constants(graph: fx.Graph, model: nn.Module) -> fx.Graph:
+    """Drop the arguments that fx keeps for constants, and its checks that nobody passes them."""
+    names = inspect.signature(model.forward).parameters
+
+    def drop(node: fx.Node) -> None:
+        for user in list(node.users):
+            drop(user)
+        graph.erase_node(node)
+
+    for node in list(graph.nodes):
+        if node.op == "placeholder" and str(node.target).lstrip("*") not in names:
+            drop(node)
+    return graph
+
+
+def _merge(
+    model: nn.Module,
+    graphs: Mapping[bool, fx.Graph],
+    decisions: Mapping[bool, list[Decision]],
+    inputs: InputSpec,
+    fake_mode: FakeTensorMode,
+) -> TracedNetwork:
+    union = fx.Graph()
+    moved: dict[bool, dict[fx.Node, fx.Node]] = {TRAIN: {}, EVAL: {}}
+    outputs: dict[bool, Any] = {}
+    candidates: dict[object, list[fx.Node]] = defaultdict(list)
+    train_flags: dict[fx.Node, fx.Node] = {}
+    for node in graphs[TRAIN].nodes:
+        if node.op == "output":
+            outputs[TRAIN] = fx.node.map_arg(node.args[0], moved[TRAIN].__getitem__)
+            continue
+        new = union.node_copy(node, moved[TRAIN].__getitem__)
+        moved[TRAIN][node] = new
+        candidates[_signature(new.op, new.target, (new.args, new.kwargs))].append(new)
+    eval_order: list[fx.Node] = []
+    for node in graphs[EVAL].nodes:
+        load = moved[EVAL].__getitem__
+        if node.op == "output":
+            outputs[EVAL] = fx.node.map_arg(node.args[0], load)
+            continue
+        arguments = fx.node.map_arg((node.args, node.kwargs), load)
+        twin = _take_twin(candidates[_signature(node.op, node.target, arguments)], arguments)
+        if twin is None:
+            twin = union.node_copy(node, load)
+        elif _flags(twin, arguments):
+            train_flags[twin] = _read_training(union, model, twin, arguments)
+            eval_order.append(train_flags[twin])
+        moved[EVAL][node] = twin
+        eval_order.append(twin)
+    train_order: list[fx.Node] = []
+    for new in moved[TRAIN].values():
+        if new in train_flags:
+            train_order.append(train_flags[new])
+        train_order.append(new)
+    kept = [
+        Decision(moved[mode][decision.node], decision.value)
+        for mode in (TRAIN, EVAL)
+        for decision in decisions[mode]
+        if decision.node in moved[mode]
+    ]
+    return TracedNetwork(
+        model=model,
+        graph=union,
+        order={TRAIN: tuple(train_order), EVAL: tuple(eval_order)},
+        outputs=outputs,
+        decisions=tuple(dict.fromkeys(kept)),
+        inputs=inputs,
+        fake_mode=fake_mode,
+    )
+
+
+def _signature(op: str, target: Any, arguments: Any) -> object:
+    """A key under which two nodes meet if they are equal but for the value of booleans."""
+    return (op, target, repr(_without_booleans(arguments)))
+
+
+def _without_booleans(argument: Any) -> Any:
+    if isinstance(argument, bool):
+        return "bool"
+    if isinstance(argument, fx.Node):
+        return f"%{argument.name}"
+    if isinstance(argument, tuple | list):
+        return [_without_booleans(item) for item in argument]
+    if isinstance(argument, dict):
+        return {key: _without_booleans(item) for key, item in argument.items()}
+    return argument
+
+
+def _take_twin(candidates: list[fx.Node], arguments: Any) -> fx.Node | None:
+    for index, candidate in enumerate(candidates):
+        pairs = zip(
+            _booleans((candidate.args, candidate.kwargs)), _booleans(arguments), strict=True
+        )
+        if all(train == evaluation or train for train, evaluation in pairs):
+            return candidates.pop(index)
+    return None
+
+
+def _booleans(argument: Any) -> Iterator[bool]:
+    if isinstance(argument, bool):
+        yield argument
+    elif isinstance(argument, tuple | list):
+        for item in argument:
+            yield from _booleans(item)
+    elif isinstance(argument, dict):
+        for item in argument.values():
+            yield from _booleans(item)
+
+
+def _flags(node: fx.Node, arguments: Any) -> bool:
+    return list(_booleans((node.args, node.kwargs))) != list(_booleans(arguments))
+
+
+def _read_training(union: fx.Graph, model: nn.Module, node: fx.Node, arguments: Any) -> fx.Node:
+    """Replace what differs between the modes by a read of the module's `training` flag."""
+    path = module_path(node)
+    target = f"{path}.training" if path else "training"
+    with union.inserting_before(node):
+        flag = union.create_node("get_attr", target, name=f"{path.replace('.', '_')}_training")
+    flag.meta[VALUE] = True
+    flag.meta["nn_module_stack"] = node.meta.get("nn_module_stack")
+    node.args = _replace_flags(node.args, arguments[0], flag)
+    node.kwargs = _replace_flags(node.kwargs, arguments[1], flag)
+    return flag
+
+
+def _replace_flags(train: Any, evaluation: Any, flag: fx.Node) -> Any:
+    if isinstance(train, bool) and train != evaluation:
+        return flag
+    if isinstance(train, tuple | list):
+        return type(train)(
+            [_replace_flags(a, b, flag) for a, b in zip(train, evaluation, strict=True)]
+        )
+    if isinstance(train, dict):
+        return {key: _replace_flags(train[key], evaluation[key], flag) for key in train}
+    return train
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """Every tensor inside a node's value, in order."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors_in(item)

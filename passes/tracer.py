@@ -1,0 +1,274 @@
+"""A `torch.fx` tracer whose proxies know their values.
+
+Every proxy carries the fake tensor (or the plain Python value) that its node computes at the
+target size, so that control flow over shapes, `len`, `range`, `int` and asserts resolve while
+sizes stay symbolic in the graph. Each decision that the trace took from a value is kept as a
+`Decision`; the verify pass checks that the pre-train network would decide the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.node import Argument, Target
+
+from fxscale.errors import UnsupportedModelError
+
+VALUE = "fxscale_value"
+"""Key of `node.meta` under which the value of a node at the target size is kept."""
+
+_INPLACE = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A Python value that the trace took out of a node, such as the outcome of an `if`."""
+
+    node: fx.Node
+    value: bool | int | float
+
+
+def module_path(node: fx.Node) -> str:
+    """Path of the innermost module whose `forward` made `node`; `""` for the root."""
+    if node.op == "call_module":
+        return str(node.target)
+    stack = node.meta.get("nn_module_stack") or {}
+    path = ""
+    for path, _ in stack.values():
+        pass
+    return str(path)
+
+
+class ValueProxy(fx.Proxy):
+    """A proxy that answers what Python asks of a value: its truth, length, integer, items."""
+
+    tracer: ValueTracer
+
+    @property
+    def value(self) -> Any:
+        return self.node.meta[VALUE]
+
+    def __getattr__(self, name: str) -> ValueProxy:
+        return ValueAttribute(self, name)
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __int__(self) -> int:
+        return int(self.tracer.decide(self.node, int))
+
+    def __index__(self) -> int:
+        return int(self.tracer.decide(self.node, operator.index))
+
+    def __float__(self) -> float:
+        return float(self.tracer.decide(self.node, float))
+
+    def __contains__(self, item: object) -> bool:
+        return bool(self.tracer.decide_contains(self.node, item))
+
+
+def _inplace(name: str) -> Callable[[ValueProxy, Any], Any]:
+    function = getattr(operator, name)
+
+    def method(self: ValueProxy, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    return method
+
+
+# fx falls back to the out-of-place operator, which computes the same but loses aliasing and
+# needs more memory than the target does.
+for _name in _INPLACE:
+    setattr(ValueProxy, f"__{_name}__", _inplace(_name))
+
+
+class ValueAttribute(ValueProxy):
+    """`proxy.name`: a method call when it is called, a `getattr` node when it is read."""
+
+    def __init__(self, root: ValueProxy, name: str) -> None:
+        self.root = root
+        self.attr = name
+        self.tracer = root.tracer
+        self._node: fx.Node | None = None
+
+    @property
+    def node(self) -> fx.Node:  # type: ignore[override]  # created on first use, as fx.Attribute's
+        if self._node is None:
+            self._node = self.tracer.create_proxy(
+                "call_function", getattr, (self.root, self.attr), {}
+            ).node
+        return self._node
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.tracer.create_proxy("call_method", self.attr, (self.root, *args), kwargs)
+
+
+class ValueTracer(fx.Tracer):
+    """Traces a module at the sizes of `inputs` (fake tensors), computing every node's value.
+
+    Modules of the exact classes `leaf_types`, and instances of `opaque_types`, are kept as they
+    are, besides all of `torch.nn`.
+    """
+
+    proxy_buffer_attributes = True
+
+    def __init__(
+        self,
+        fake_mode: FakeTensorMode,
+        inputs: dict[str, Any],
+        leaf_types: frozenset[type[nn.Module]],
+        opaque_types: tuple[type[nn.Module], ...],
+    ) -> None:
+        super().__init__()
+        self.fake_mode = fake_mode
+        self.inputs = inputs
+        self.leaf_types = leaf_types
+        self.opaque_types = opaque_types
+        self.decisions: list[Decision] = []
+        self._evaluating = False
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if type(m) in self.leaf_types or isinstance(m, self.opaque_types):
+            return True
+        return super().is_leaf_module(m, module_qualified_name)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return ValueProxy(node, self)
+
+    # While a node's value is computed, modules and attributes behave as if nobody was tracing.
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if self._evaluating:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        if self._evaluating:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def create_node(
+        self,
+        kind: str,
+        target: Target,
+        args: tuple[Argument, ...],
+        kwargs: dict[str, Argument],
+        name: str | None = None,
+        type_expr: Any | None = None,
+    ) -> fx.Node:
+        node = super().create_node(kind, target, args, kwargs, name, type_expr)
+        if kind != "output":
+            node.meta[VALUE] = self._evaluate(node)
+        return node
+
+    def _evaluate(self, node: fx.Node) -> Any:
+        if node.op == "placeholder":
+            return self.inputs.get(str(node.target), node.args[0] if node.args else None)
+        self._evaluating = True
+        try:
+            with self.fake_mode, quiet_failures():
+                return evaluate_node(node, self.root, VALUE)
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"{node.format_node()} failed at the target size: {first_line(error)}",
+                node=node.name,
+                module=module_path(node),
+                remedy="check that the model runs at this target_size, or pass example_inputs",
+            ) from error
+        finally:
+            self._evaluating = False
+
+    def decide(self, node: fx.Node, convert: Callable[[Any], Any]) -> Any:
+        value = node.meta[VALUE]
+        if isinstance(value, torch.Tensor):
+            raise UnsupportedModelError(
+                f"Python asks for the contents of the tensor {node.name!r} (data-dependent control "
+                "flow)",
+                node=node.name,
+                module=module_path(node),
+                remedy="name the module's class in leaf_modules, or take the decision out of "
+                "forward",
+            )
+        result = convert(value)
+        self.decisions.append(Decision(node, result))
+        return result
+
+    def decide_contains(self, node: fx.Node, item: object) -> bool:
+        return item in node.meta[VALUE]
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        return bool(self.decide(obj.node, bool))
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        value = obj.node.meta[VALUE]
+        if isinstance(value, torch.Tensor):
+            length = value.shape[0]
+        elif isinstance(value, Sequence):
+            length = len(value)
+        else:
+            return iter(value)
+        return iter([obj[i] for i in range(length)])
+
+    def keys(self, obj: fx.Proxy) -> Any:
+        value = obj.node.meta[VALUE]
+        return value.keys() if isinstance(value, dict) else super().keys(obj)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, for use inside one of ours."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+@contextmanager
+def quiet_failures() -> Iterator[None]:
+    """Keep torch from logging the traceback of an operator that fails on fake tensors.
+
+    Such a failure is reported once, as one of fxscale's errors.
+    """
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    was = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = was
+
+
+def evaluate_node(node: fx.Node, root: nn.Module, key: str) -> Any:
+    """Compute one node from the values that its arguments keep under `meta[key]`."""
+
+    def load(argument: Argument) -> Any:
+        return fx.node.map_arg(argument, lambda n: n.meta[key])
+
+    args, kwargs = load(node.args), load(node.kwargs)
+    if node.op == "call_function":
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+    if node.op == "call_method":
+        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    if node.op == "call_module":
+        module = root.get_submodule(str(node.target))
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and isinstance(args[0], torch.Tensor):
+            # Keeps shape and dtype; its decomposition takes most of a ResNet's tracing time.
+            module._check_input_dim(args[0])
+            return args[0]
+        return module(*args, **kwargs)
+    if node.op == "get_attr":
+        return operator.attrgetter(str(node.target))(root)
+    if node.op == "output":
+        return args[0]
+    raise ValueError(f"cannot evaluate {node.op}")
