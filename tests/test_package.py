@@ -45,6 +45,8 @@ LAYERS = [
         "fxscale.plan",
         "fxscale.plan_json",
         "fxscale.plan_table",
+        "fxscale.portable_graph",
+        "fxscale.pretrain_network",  # what the passes produce
         "fxscale.resample",
     },
     {"fxscale.errors", "fxscale.files"},

@@ -24,6 +24,7 @@ def code_blocks(language: str) -> Iterator[tuple[int, str]]:
         yield README.count("\n", 0, match.start(1)) + 1, match[1]
 
 
+@pytest.mark.slow
 def test_python_blocks_run_one_after_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
