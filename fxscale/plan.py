@@ -114,10 +114,23 @@ class ConvPlan:
         """MACs in the pre-train network."""
         return self._macs(self.pretrain_kernel_size, pretrain_maps=True)
 
-    @property
-    def unscaled_kernel_macs(self) -> int:
-        """MACs of the target's kernel on the pre-train network's feature maps."""
-        return self._macs(self.kernel_size, pretrain_maps=True)
+    def resized_macs(self, ratios: tuple[float, ...]) -> int:
+        """MACs of the target's kernel on feature maps that shrink by `ratios`, one per axis.
+
+        Maps that have one size in both networks (after global pooling) keep it.
+        """
+        total = 0
+        for call in self.calls:
+            if self.transposed:
+                large, small = call.target_input, call.pretrain_input
+            else:
+                large, small = call.target_output, call.pretrain_output
+            if large != small and len(large) == len(ratios):
+                small = tuple(max(1, round(n * r)) for n, r in zip(large, ratios, strict=True))
+            total += conv_macs(
+                self.in_channels, self.out_channels, self.kernel_size, small, groups=self.groups
+            )
+        return total
 
     @property
     def mac_ratio(self) -> float:
@@ -231,12 +244,15 @@ class ScalePlan:
 
     @property
     def progressive_resizing_macs(self) -> int:
-        """MACs with the target's kernels on the pre-train network's feature maps.
+        """MACs of the unchanged network on images of the pre-train size: progressive resizing.
 
-        What the same small images would cost without smaller kernels: the saving of progressive
-        resizing, provided that the unchanged network's maps come out at the same sizes.
+        An estimate: every feature map is taken to shrink by the input's ratio, which is exact for
+        networks whose paddings keep the size. Linear layers are the pre-train network's, for the
+        unchanged network's own may not accept such an input at all.
         """
-        return sum(conv.unscaled_kernel_macs for conv in self.convs) + self.dense_macs[1]
+        sizes = zip(self.pretrain_size, self.target_size, strict=True)
+        ratios = tuple(small / large for small, large in sizes)
+        return sum(conv.resized_macs(ratios) for conv in self.convs) + self.dense_macs[1]
 
     @property
     def mac_ratio(self) -> float:

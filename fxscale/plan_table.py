@@ -68,7 +68,8 @@ class _Convolutions:
         gap = (0, 1 if roomy else 0, 0, 0)
         table = Table(box=_BOX, padding=gap, pad_edge=False, show_edge=False)
         table.add_column("convolution", overflow="fold")
-        for heading in ("kernel", "stride", "output", "padding"):
+        stride = "stride" if roomy else "str"
+        for heading in ("kernel", stride, "output", "padding"):
             table.add_column(heading, no_wrap=True)
         for heading in ("s", "s^2", "ratio", "s^4", "MACs"):
             if heading != "s" or roomy:
@@ -142,8 +143,8 @@ def _summary(plan: ScalePlan) -> Table:
     add("  convolutions", _compare(*plan.conv_macs) + _total_bounds(plan))
     add("  linear layers", _compare(*plan.dense_macs))
     add(
-        "  small maps alone",
-        f"{_compare(plan.target_macs, plan.progressive_resizing_macs)} (kernels as in the target)",
+        "  resizing alone",
+        f"{_compare(plan.target_macs, plan.progressive_resizing_macs)} (the target's kernels)",
     )
     return table
 

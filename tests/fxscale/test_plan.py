@@ -19,7 +19,7 @@ def test_a_convolutions_factors_and_costs() -> None:
     assert round(stem.s4, 3) == 6.098
     assert stem.target_macs == 3 * 96 * 11**2 * 56**2
     assert stem.pretrain_macs == 3 * 96 * 7**2 * 36**2
-    assert stem.unscaled_kernel_macs == 3 * 96 * 11**2 * 36**2
+    assert stem.resized_macs((147 / 231,) * 2) == 3 * 96 * 11**2 * 36**2
     assert math.isclose(stem.mac_ratio, (11 * 56) ** 2 / (7 * 36) ** 2)
     assert stem.pretrain_macs in stem.eq4_bounds
     assert math.isclose(stem.eq4_bounds.high, stem.target_macs * 49 / 121)
@@ -41,6 +41,13 @@ def test_a_transposed_convolution_is_counted_over_its_input() -> None:
     up = conv("up", (8, 4), (3, 2), (28, 20), inputs=(14, 10), stride=2, transposed=True)
     assert up.target_macs == conv_macs(8, 4, (3, 3), (14, 14))
     assert up.pretrain_macs == conv_macs(8, 4, (2, 2), (10, 10))
+
+
+def test_progressive_resizing_shrinks_every_map_but_those_after_global_pooling() -> None:
+    # The first map is one pixel larger than the input's ratio says, as within a basic block.
+    convs = conv("a", (8, 8), (3, 2), (56, 41)), conv("gate", (8, 8), (1, 1), (1, 1))
+    found = plan(*convs, dense_macs=(30, 20))
+    assert found.progressive_resizing_macs == 64 * 9 * 40**2 + 64 + 20
 
 
 def test_a_convolution_that_is_never_called_costs_nothing() -> None:
