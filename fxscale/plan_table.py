@@ -43,12 +43,15 @@ def plan_as_text(plan: ScalePlan, width: int | None = None) -> str:
 
 def render_plan(plan: ScalePlan) -> RenderableType:
     """The table of convolutions, the fully connected interfaces, and the summary."""
-    parts: list[RenderableType] = [_Convolutions(plan)]
+    notes = []
     if any(_verdict(conv).strip() for conv in plan.convs):
-        parts += [Text(), Text(_LEGEND, style="dim")]
+        notes.append(_LEGEND)
     if any(call.pad_operator for conv in plan.convs for call in conv.calls):
-        parts.append(Text("*: needs a pad operator of its own.", style="dim"))
-    parts += [Text(), _summary(plan)]
+        notes.append("*: needs a pad operator of its own.")
+    parts: list[RenderableType] = [_Convolutions(plan), Text()]
+    if notes:
+        parts += [Text("\n".join(notes), style="dim"), Text()]
+    parts.append(_summary(plan))
     return Group(*parts)
 
 
