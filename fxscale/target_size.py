@@ -54,6 +54,9 @@ def _probe(model: nn.Module, rank: int) -> Callable[[int], bool]:
     conv = first_convolution(model)
     weight = next(conv.parameters())
     skeleton = share_tensors(model)
+    for module in skeleton.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.forward = _same  # type: ignore[method-assign]  # the fake operator is slow
     mode = FakeTensorMode(allow_non_fake_inputs=True)
 
     def runs(length: int) -> bool:
@@ -71,3 +74,7 @@ def _probe(model: nn.Module, rank: int) -> Callable[[int], bool]:
         return all(not isinstance(o, torch.Tensor) or o.shape[0] == BATCH for o in outputs)
 
     return runs
+
+
+def _same(image: torch.Tensor) -> torch.Tensor:
+    return image

@@ -94,6 +94,7 @@ def _conv(
         pretrain_kernel_size=kernel_size,
         stride=first.stride,
         dilation=first.dilation,
+        transposed=first.transposed,
         calls=tuple(_call(call, geometry, paddings) for call in convolution.calls),
     )
 
