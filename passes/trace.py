@@ -67,6 +67,7 @@ def trace(
     for mode in (TRAIN, EVAL):
         skeleton.train(mode)
         tracer = ValueTracer(fake_mode, values, leaf_types, opaque_types)
+        _refuse_hooks(skeleton, tracer)
         graphs[mode] = _trace_mode(tracer, skeleton, _defaults(skeleton, values, concrete_args))
         decisions[mode] = tracer.decisions
     return _merge(skeleton, graphs, decisions, inputs, fake_mode)
@@ -83,6 +84,27 @@ def share_tensors(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} cannot be copied: {first_line(error)}",
             remedy="make copy.deepcopy(model) work, for instance by dropping cached activations",
         ) from error
+
+
+def _refuse_hooks(model: nn.Module, tracer: ValueTracer) -> None:
+    """Hooks of a module that the tracer enters would vanish: its call is not in the graph."""
+    entered = [("", model)]
+    while entered:
+        path, module = entered.pop()
+        for name, child in module.named_children():
+            child_path = f"{path}.{name}".lstrip(".")
+            if tracer.is_leaf_module(child, child_path):
+                continue
+            hooks = (child._forward_hooks, child._forward_pre_hooks, child._backward_hooks)
+            if any(hooks) or child._backward_pre_hooks:
+                raise UnsupportedModelError(
+                    f"the module {child_path!r} has hooks, which would not run in the pre-train "
+                    "network",
+                    module=child_path,
+                    remedy="remove them before downscale and register them on the result, or name "
+                    "the module's class in leaf_modules",
+                )
+            entered.append((child_path, child))
 
 
 def _defaults(

@@ -42,8 +42,7 @@ _OPERATORS = (
     *_OPERATORS,
     *(getattr(torch, name) for name in _ARITHMETIC),
     *(f".{name}" for name in _ARITHMETIC),
-    ".add_",
-    ".sub_",
+    *(f".{name}_" for name in ("add", "sub", "mul", "div")),
     params="a b",
 )
 def arithmetic(call: Call) -> Annotation:

@@ -48,14 +48,12 @@ def new_tensor(call: Call) -> Annotation:
 
     sizes = call.annotation("size") or ()
     if any(isinstance(item, Extent) and is_spatial(item.dim) for item in sizes):
-        raise call.refuse(
-            "a tensor is created with a spatial size", "create it outside of forward"
-        )
+        raise call.refuse("a tensor is created with a spatial size", "create it outside of forward")
     return fixed_shape(call.result)
 
 
-@handles(".bernoulli_", ".div_", ".mul_", ".uniform_", ".normal_", ".fill_", ".zero_")
-def in_place(call: Call) -> Annotation:
+@handles(".bernoulli_", ".fill_", ".normal_", ".uniform_", ".zero_")
+def fill(call: Call) -> Annotation:
     return call.annotation("input")
 
 
@@ -64,9 +62,7 @@ def assertion(call: Call) -> Annotation:
     return None
 
 
-@handles(
-    operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, params="a b"
-)
+@handles(operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, params="a b")
 def comparison(call: Call) -> Annotation:
     if isinstance(call.result, torch.Tensor):
         from fxscale.passes.ops.join import broadcast
