@@ -1,5 +1,7 @@
 """fxscale: train a CNN on small images with small kernels first, then go on with the real one.
 
+The three calls of a training run:
+
     small = fxscale.downscale(model, input_size=147)
     ...                                                     # train `small` as you always do
     model.load_state_dict(fxscale.upscale_state(small))     # training goes on with `model`

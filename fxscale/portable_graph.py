@@ -42,7 +42,10 @@ PortableGraph = tuple[NodeRecord, ...]
 
 def to_portable(graph: fx.Graph) -> PortableGraph:
     def refer(argument: Any) -> Any:
-        return fx.node.map_arg(argument, lambda node: NodeReference(node.name))
+        return fx.node.map_arg(argument, reference)
+
+    def reference(node: fx.Node) -> Any:
+        return NodeReference(node.name)
 
     return tuple(
         NodeRecord(

@@ -71,7 +71,7 @@ class PretrainNetwork(fx.GraphModule):
             def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
                 return by_mode[self.training](self, *args, **kwargs)
 
-            type(self).forward = forward  # type: ignore[method-assign]  # fx makes a class per network
+            type(self).forward = forward  # fx makes a class per network
         return code
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PretrainNetwork:

@@ -92,7 +92,9 @@ class Annotator:
         touched = [a for a in map(self.annotations.get, node.all_input_nodes) if carries_size(a)]
         if not touched:
             return fixed_annotation(node.meta[VALUE])
-        if next(tensors_in(node.meta[VALUE]), None) is None and not any(map(is_tensor_annotation, touched)):
+        if next(tensors_in(node.meta[VALUE]), None) is None and not any(
+            map(is_tensor_annotation, touched)
+        ):
             return None  # arithmetic on sizes: runs again at the pre-train size, then verified
         raise UnsupportedModelError(
             f"the operator {describe(node, module)} is not known to the compiler",

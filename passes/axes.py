@@ -144,8 +144,9 @@ class ConvSite:
     """One call of a convolution found in the graph.
 
     `inputs` and `outputs` are the spatial dimensions before and behind it, `scales[i]` says whether
-    the kernel runs over a spatial axis along axis `i`, and `tied[i]` is the source axis where the kernel covers the whole map along axis `i` (a
-    convolution used as a fully connected layer): the kernel then follows the map, not Table 1.
+    the kernel runs over a spatial axis along axis `i`, and `tied[i]` is the source axis where the
+    kernel covers the whole map along axis `i` (a convolution used as a fully connected layer): the
+    kernel then follows the map, not Table 1.
     """
 
     node: fx.Node

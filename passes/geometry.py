@@ -150,8 +150,8 @@ class _Solver:
                 self.pending[end] = candidates
             else:
                 self._settle_end(end, candidates, anchor=len(consumers[end]) > 1)
-        lengths = {axis: grid.length for axis, grid in self.solved.items()}
-        return Geometry(self.target, self.solved, lengths, self.paddings, tuple(self.adapters))
+        solved = {axis: grid.length for axis, grid in self.solved.items()}
+        return Geometry(self.target, self.solved, solved, self.paddings, tuple(self.adapters))
 
     # Lengths that the target's suggest.
 
@@ -235,7 +235,9 @@ class _Solver:
         for before in range(-1, most + 1):
             for after in range(max(-1, before - 1), before + 2):
                 padding = (before, after)
-                if window.transposed and (before != after or before < 0 or fixed not in (None, padding)):
+                if window.transposed and (
+                    before != after or before < 0 or fixed not in (None, padding)
+                ):
                     continue
                 free = padding == own if fixed is None else padding == fixed
                 even = before == after >= 0 and fixed is None
@@ -275,7 +277,7 @@ class _Solver:
         rung = self._rung(join.out, choices[reference][0].grid)
         known = self.ladder.get(rung)
         lengths = {known} if known else {c.grid.length for row in choices for c in row}
-        cost, _, chosen = min(
+        _, _, chosen = min(
             (self._meet(operands, choices, reference, length) for length in sorted(lengths)),
             key=lambda option: option[:2],
         )

@@ -86,9 +86,8 @@ def target_grids(network: AnnotatedNetwork) -> dict[Axis, Grid]:
         elif isinstance(event, Refit):
             grids[event.out] = through_refit(grids[event.source], event, event.out.target)
         else:
-            out = through_window(
-                grids[event.source], event, event.kernel_size, event.padding
-            )
-            assert out is not None and out.length == event.out.target
+            out = through_window(grids[event.source], event, event.kernel_size, event.padding)
+            assert out is not None
+            assert out.length == event.out.target
             grids[event.out] = out
     return grids

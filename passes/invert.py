@@ -106,5 +106,3 @@ def _map_for(key: str, entry: object, resized: StateMap | None) -> StateMap:
         resized.pretrain_view,
         resized.target_view,
     )
-
-

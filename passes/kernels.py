@@ -103,7 +103,8 @@ def _explicit(convolution: Convolution, policy: KernelPolicy) -> KernelSize:
             )
         if k_small != k and not _shrinks(convolution, position):
             raise UnsupportedModelError(
-                f"kernels shrinks axis {position}, which does not run over a feature map, or covers it whole",
+                f"kernels shrinks axis {position}, which does not run over a feature map, or "
+                "covers it whole",
                 node=convolution.first.node.name,
                 module=convolution.name,
                 remedy="leave this axis at its size",

@@ -175,5 +175,3 @@ def _policy_name(policy: KernelPolicy) -> str:
     if isinstance(policy, str):
         return policy
     return "mapping" if isinstance(policy, Mapping) else "callable"
-
-

@@ -75,8 +75,8 @@ def _(result: Geometry) -> Iterator[str]:
 def _(result: Paddings) -> Iterator[str]:
     for weight, padding in result.layers.items():
         yield f"{weight}: {'unchanged' if padding is None else padding}"
-    for node, padding in result.extra.items():
-        yield f"pad operator in front of {node.name}: {padding}"
+    for node, amounts in result.extra.items():
+        yield f"pad operator in front of {node.name}: {amounts}"
 
 
 @lines.register

@@ -1,6 +1,6 @@
 """Pass 8, rewrite: emit the pre-train network from the graph and the plan's decisions.
 
-1. The module tree is copied; resized parameters are made at their new size, never copied at the old.
+1. The module tree is copied; resized parameters are made at their new size, not copied at the old.
 2. Convolutions get their new kernel size and padding in place, under their own names and classes.
 3. Sizes baked into modules and arguments are replaced.
 4. Pad operators are inserted where the geometry pass asked for one.
@@ -123,7 +123,9 @@ def _pad_before(
             continue
         flat = [amount for pair in reversed(amounts) for amount in pair]
         with graph.inserting_before(user):
-            new = graph.call_function(F.pad, (source, flat), {} if how == "constant" else {"mode": how})
+            new = graph.call_function(
+                F.pad, (source, flat), {} if how == "constant" else {"mode": how}
+            )
         new.meta["nn_module_stack"] = user.meta.get("nn_module_stack")
         source = new
     return source
@@ -198,7 +200,7 @@ def _replace_pads(root: nn.Module, geometry: Geometry) -> None:
         if window.adjustable == "pad":
             by_node.setdefault(window.node, {})[window.position] = window
     for node, windows in by_node.items():
-        module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
+        module: Any = root.get_submodule(str(node.target)) if node.op == "call_module" else None
         old: Any = module.padding if module is not None else _pad_argument(node)
         amounts = list(old)
         last = len(next(iter(windows.values())).node.meta["fxscale_value"].shape) - 3
@@ -254,4 +256,3 @@ def _emit(traced: TracedNetwork, mode: bool) -> fx.Graph:
         load(node)
     graph.output(fx.node.map_arg(traced.outputs[mode], copies.__getitem__))
     return graph
-

@@ -41,10 +41,8 @@ def module_path(node: fx.Node) -> str:
     if node.op == "call_module":
         return str(node.target)
     stack = node.meta.get("nn_module_stack") or {}
-    path = ""
-    for path, _ in stack.values():
-        pass
-    return str(path)
+    paths = [path for path, _ in stack.values()]
+    return str(paths[-1]) if paths else ""
 
 
 class ValueProxy(fx.Proxy):
@@ -56,7 +54,7 @@ class ValueProxy(fx.Proxy):
     def value(self) -> Any:
         return self.node.meta[VALUE]
 
-    def __getattr__(self, name: str) -> ValueProxy:
+    def __getattr__(self, name: str) -> ValueProxy:  # type: ignore[override]  # see ValueAttribute
         return ValueAttribute(self, name)
 
     def __len__(self) -> int:
@@ -221,7 +219,7 @@ class ValueTracer(fx.Tracer):
             length = len(value)
         else:
             return iter(value)
-        return iter([obj[i] for i in range(length)])
+        return iter([operator.getitem(obj, i) for i in range(length)])
 
     def keys(self, obj: fx.Proxy) -> Any:
         value = obj.node.meta[VALUE]
@@ -262,9 +260,11 @@ def evaluate_node(node: fx.Node, root: nn.Module, key: str) -> Any:
         return getattr(args[0], str(node.target))(*args[1:], **kwargs)
     if node.op == "call_module":
         module = root.get_submodule(str(node.target))
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and isinstance(args[0], torch.Tensor):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and isinstance(
+            args[0], torch.Tensor
+        ):
             # Keeps shape and dtype; its decomposition takes most of a ResNet's tracing time.
-            module._check_input_dim(args[0])
+            module._check_input_dim(args[0])  # type: ignore[no-untyped-call]
             return args[0]
         return module(*args, **kwargs)
     if node.op == "get_attr":

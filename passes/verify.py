@@ -108,6 +108,4 @@ def _check_state(small: PretrainNetwork) -> None:
 
 
 def _unsupported(node: fx.Node, reason: str) -> UnsupportedModelError:
-    return UnsupportedModelError(
-        reason, node=node.name, module=module_path(node), remedy=_REMEDY
-    )
+    return UnsupportedModelError(reason, node=node.name, module=module_path(node), remedy=_REMEDY)

@@ -139,7 +139,6 @@ _METHODS = (
 _TORCH_ONLY = (torch.relu_, torch.clone, torch.detach, torch.dropout, F.softmax, F.log_softmax)
 
 
-
 @handles(
     *_ACTIVATIONS,
     *_DROPOUT,

@@ -13,14 +13,10 @@ from fxscale.passes.axes import Annotation, Axis, Dim, Shape, is_spatial
 from fxscale.passes.ops.registry import Call, handles, per_axis
 
 _MAX_PARAMS = "input kernel_size stride padding dilation ceil_mode return_indices"
-_AVERAGE_PARAMS = (
-    "input kernel_size stride padding ceil_mode count_include_pad divisor_override"
-)
+_AVERAGE_PARAMS = "input kernel_size stride padding ceil_mode count_include_pad divisor_override"
 
 
-@handles(
-    nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d
-)
+@handles(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 def pool_module(call: Call) -> Annotation:
     module: Any = call.module
     if getattr(module, "return_indices", False):

@@ -9,9 +9,7 @@ from fxscale.passes.axes import Annotation, Shape, is_spatial
 from fxscale.passes.ops.registry import Call, handles
 
 
-@handles(
-    torch.mean, ".mean", torch.amax, ".amax", torch.amin, ".amin", params="input dim keepdim"
-)
+@handles(torch.mean, ".mean", torch.amax, ".amax", torch.amin, ".amin", params="input dim keepdim")
 def reduce_mean(call: Call) -> Annotation:
     return _reduce(call)
 

@@ -54,7 +54,7 @@ def _dynamic(extents: Annotation) -> bool:
 
 @handles(nn.PixelShuffle, F.pixel_shuffle, params="input upscale_factor")
 def pixel_shuffle(call: Call) -> Annotation:
-    batch, channels, *spatial = call.dims()
+    batch, _, *spatial = call.dims()
     factor = (
         call.module.upscale_factor
         if isinstance(call.module, nn.PixelShuffle)
