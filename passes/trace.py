@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves
 
 from fxscale.errors import FxscaleError, UnsupportedModelError
 from fxscale.passes.inputs import InputSpec
@@ -66,9 +67,11 @@ def trace(
     graphs, decisions = {}, {}
     for mode in (TRAIN, EVAL):
         skeleton.train(mode)
-        tracer = ValueTracer(fake_mode, values, leaf_types, opaque_types)
+        constants = _defaults(skeleton, values, concrete_args)
+        known = {**_constant_placeholders(constants), **values}
+        tracer = ValueTracer(fake_mode, known, leaf_types, opaque_types)
         _refuse_hooks(skeleton, tracer)
-        graphs[mode] = _trace_mode(tracer, skeleton, _defaults(skeleton, values, concrete_args))
+        graphs[mode] = _trace_mode(tracer, skeleton, constants)
         decisions[mode] = tracer.decisions
     return _merge(skeleton, graphs, decisions, inputs, fake_mode)
 
@@ -116,6 +119,15 @@ def _defaults(
         if name not in values and parameter.default is not inspect.Parameter.empty:
             constants.setdefault(name, parameter.default)
     return constants
+
+
+def _constant_placeholders(constants: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of constants, by the placeholders that fx makes for their leaves."""
+    return {
+        f"{name}_{index}": leaf
+        for name, value in constants.items()
+        for index, leaf in enumerate(tree_leaves(value), start=1)
+    }
 
 
 def _trace_mode(tracer: ValueTracer, model: nn.Module, constants: dict[str, Any]) -> fx.Graph:

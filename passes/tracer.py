@@ -70,7 +70,7 @@ class ValueProxy(fx.Proxy):
         return float(self.tracer.decide(self.node, float))
 
     def __contains__(self, item: object) -> bool:
-        return bool(self.tracer.decide_contains(self.node, item))
+        return self.tracer.decide_contains(self, item)
 
 
 def _inplace(name: str) -> Callable[[ValueProxy, Any], Any]:
@@ -205,8 +205,11 @@ class ValueTracer(fx.Tracer):
         self.decisions.append(Decision(node, result))
         return result
 
-    def decide_contains(self, node: fx.Node, item: object) -> bool:
-        return item in node.meta[VALUE]
+    def decide_contains(self, container: fx.Proxy, item: object) -> bool:
+        value = container.node.meta[VALUE]
+        if isinstance(value, dict):
+            return item in value  # the keys of a dict do not depend on sizes
+        return bool(self.create_proxy("call_function", operator.contains, (container, item), {}))
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         return bool(self.decide(obj.node, bool))
