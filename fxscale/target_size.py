@@ -56,7 +56,7 @@ def _probe(model: nn.Module, rank: int) -> Callable[[int], bool]:
     skeleton = share_tensors(model)
     for module in skeleton.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.forward = _same  # type: ignore[method-assign]  # the fake operator is slow
+            module.forward = _same  # type: ignore[assignment, method-assign]  # the fake operator is slow
     mode = FakeTensorMode(allow_non_fake_inputs=True)
 
     def runs(length: int) -> bool:

@@ -1,4 +1,4 @@
-"""Pass 6, invert: for every entry of the state, the linear operator back to the target."""
+"""Pass 7, invert: for every entry of the state, the linear operator back to the target."""
 
 from __future__ import annotations
 

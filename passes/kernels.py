@@ -118,6 +118,13 @@ def _check_patterns(sites: Sites, policy: KernelPolicy, keep: Sequence[str]) -> 
             f"kernels={policy!r} is not a known policy",
             remedy='use "paper", "nearest", a mapping of names to sizes, or a callable',
         )
+    if isinstance(policy, Mapping) and not all(isinstance(key, str) for key in policy):
+        raise UnsupportedModelError(
+            f"kernels maps {next(key for key in policy if not isinstance(key, str))!r}, which is "
+            "not a name",
+            remedy='map names or patterns to sizes, such as {"layer1.*": 2}; for a rule by size '
+            "pass a callable",
+        )
     patterns = [*keep, *(policy if isinstance(policy, Mapping) else ())]
     names = [convolution.name for convolution in sites.convolutions]
     for pattern in patterns:

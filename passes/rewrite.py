@@ -1,4 +1,4 @@
-"""Pass 8, rewrite: emit the pre-train network from the graph and the plan's decisions.
+"""Pass 9, rewrite: emit the pre-train network from the graph and the plan's decisions.
 
 1. The module tree is copied; resized parameters are made at their new size, not copied at the old.
 2. Convolutions get their new kernel size and padding in place, under their own names and classes.
@@ -93,6 +93,9 @@ def _resize(
                 _set_module(module, kernel_size, layer)
         elif layer is not None:
             set_argument(call.node, "padding", layer)
+            owner = root.get_submodule(convolution.weight.rpartition(".")[0])
+            if isinstance(owner, nn.modules.conv._ConvNd):  # a subclass with a forward of its own
+                _set_module(owner, kernel_size, layer)
         if extra is not None:
             source = call.node.args[0]
             assert isinstance(source, fx.Node)

@@ -1,4 +1,4 @@
-"""Pass 7, summarise: write down all decisions as a `ScalePlan`, before a tensor is touched."""
+"""Pass 8, summarise: write down all decisions as a `ScalePlan`, before a tensor is touched."""
 
 from __future__ import annotations
 

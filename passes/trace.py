@@ -25,7 +25,14 @@ from torch.utils._pytree import tree_leaves
 
 from fxscale.errors import FxscaleError, UnsupportedModelError
 from fxscale.passes.inputs import InputSpec
-from fxscale.passes.tracer import VALUE, Decision, ValueTracer, first_line, module_path
+from fxscale.passes.tracer import (
+    VALUE,
+    Decision,
+    ValueTracer,
+    first_line,
+    module_path,
+    refusing_custom_functions,
+)
 
 TRAIN, EVAL = True, False
 
@@ -132,7 +139,9 @@ def _constant_placeholders(constants: Mapping[str, Any]) -> dict[str, Any]:
 
 def _trace_mode(tracer: ValueTracer, model: nn.Module, constants: dict[str, Any]) -> fx.Graph:
     try:
-        return _without_constants(tracer.trace(model, concrete_args=constants or None), model)
+        with refusing_custom_functions():
+            graph = tracer.trace(model, concrete_args=constants or None)
+        return _without_constants(graph, model)
     except FxscaleError:
         raise
     except Exception as error:

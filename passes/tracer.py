@@ -236,6 +236,31 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
+def refusing_custom_functions() -> Iterator[None]:
+    """Stop at a `torch.autograd.Function`: entering its forward would lose its backward."""
+    original = torch.autograd.Function.__dict__["apply"]
+
+    def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
+        for argument in (*args, *kwargs.values()):
+            if isinstance(argument, fx.Proxy):
+                raise UnsupportedModelError(
+                    f"{cls.__qualname__} is a torch.autograd.Function, whose backward a trace "
+                    "would lose",
+                    node=argument.node.name,
+                    module=module_path(argument.node),
+                    remedy="call it in a module of its own and register a handler for that module "
+                    "with fxscale.register",
+                )
+        return original.__get__(None, cls)(*args, **kwargs)
+
+    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        torch.autograd.Function.apply = original
+
+
+@contextmanager
 def quiet_failures() -> Iterator[None]:
     """Keep torch from logging the traceback of an operator that fails on fake tensors.
 

@@ -28,7 +28,7 @@ def pool_module(call: Call) -> Annotation:
         padding=module.padding,
         dilation=getattr(module, "dilation", 1),
         ceil_mode=module.ceil_mode,
-        place={"attribute": ("kernel_size", "stride")},
+        functional=False,
     )
 
 
@@ -66,7 +66,7 @@ def _pool_function(call: Call, dilation: Any) -> Annotation:
         padding=call.value("padding", 0),
         dilation=dilation,
         ceil_mode=call.value("ceil_mode", False),
-        place={"argument": ("kernel_size", "stride")},
+        functional=True,
     )
 
 
@@ -78,7 +78,7 @@ def _pool(
     padding: Any,
     dilation: Any,
     ceil_mode: bool,
-    place: dict[str, tuple[str, str]],
+    functional: bool,
 ) -> Annotation:
     dims = call.dims()
     rank = len(dims) - 2
@@ -109,18 +109,13 @@ def _pool(
             )
             out.append((axis,))
     if whole != list(kernels):
-        _follow_map(call, tuple(whole), place)
+        # One window covers the map, so the stride does not matter.
+        if functional:
+            place = call.place("kernel_size")
+            call.annotator.substitute(call.node, tuple(whole), argument=place)
+        else:
+            call.annotator.substitute(call.node, tuple(whole), attribute="kernel_size")
     return Shape((*dims[:2], *out))
-
-
-def _follow_map(call: Call, kernels: tuple[Any, ...], place: dict[str, tuple[str, str]]) -> None:
-    """The kernel of a global pool is the size of the map."""
-    for where, names in place.items():
-        for name in names:
-            if where == "attribute":
-                call.annotator.substitute(call.node, kernels, attribute=name)
-            elif name == "kernel_size" or call.raw(name) is not None:
-                call.annotator.substitute(call.node, kernels, argument=call.place(name))
 
 
 @handles(
