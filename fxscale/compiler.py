@@ -49,9 +49,9 @@ def downscale(
         times the input ratio), a mapping from name patterns to sizes, or a callable from
         `fxscale.passes.sites.Convolution` to a size.
     - `keep`: name patterns (`"layer1.*"`) of convolutions whose kernels stay.
-    - `init`: `"fan"` for a fresh network: the target's initial weights, subsampled and rescaled so
-        that the variance over the fan-in is kept; `"resample"` for a trained one: the weights
-        whose upscaling comes closest to the target's.
+    - `init`: `"fan"` for a fresh network: the target's initial weights, resized so that the
+        variance over the fan-in and the sum of every kernel are kept; `"resample"` for a trained
+        one: the weights whose upscaling comes closest to the target's.
     - `leaf_modules`: module classes that the tracer does not enter.
     - `concrete_args`: arguments of `forward` that are constants.
     - `timings`: filled with the seconds that each pass took.

@@ -83,12 +83,27 @@ def resize_operator(n_in: int, n_out: int, interpolation: Interpolation = "bilin
     return inverse
 
 
-def subsampling_operator(n_in: int, n_out: int) -> Tensor:
-    """Matrix `(n_out, n_in)`, float64, that picks the samples `floor((j + 1/2) * n_in / n_out)`."""
-    operator = torch.zeros(n_out, n_in, dtype=torch.float64)
+def fan_operator(n_in: int, n_out: int) -> Tensor:
+    """Matrix `(n_out, n_in)`, float64, `n_out <= n_in`: the co-isometry nearest to area averaging.
+
+    1. Its rows are orthonormal: independent weights of one variance stay so.
+    2. Its columns all sum to `sqrt(n_out / n_in)`, and its rows to the inverse: times
+       `sqrt(n_in / n_out)`, it keeps the sum of every kernel, and constant kernels constant.
+
+    Both hold together because area averaging maps constants to constants in both directions.
+    Example: 3 -> 2 is `[[0.91, 0.41, -0.09], [-0.09, 0.41, 0.91]]`.
+    """
+    overlap = torch.zeros(n_out, n_in, dtype=torch.float64)
     for row in range(n_out):
-        operator[row, (2 * row + 1) * n_in // (2 * n_out)] = 1
-    return operator
+        for column in range(n_in):
+            start, end = (
+                max(row * n_in, column * n_out),
+                min((row + 1) * n_in, (column + 1) * n_out),
+            )
+            overlap[row, column] = max(0, end - start)
+    left, _, right = torch.linalg.svd(overlap, full_matrices=False)
+    nearest: Tensor = left @ right
+    return nearest
 
 
 def apply_operators(tensor: Tensor, operators: Operators, gain: float = 1.0) -> Tensor:
@@ -168,8 +183,9 @@ def downscale_entry(tensor: Tensor, state_map: StateMap, init: Init) -> Tensor:
 
     - `tensor`: shape `state_map.target_shape`; its dtype and device are kept.
     - `init`: for kernels and interface weights,
-      `"fan"` keeps every k/k'-th tap and multiplies by `sqrt(product(k / k'))`, so that a freshly
-      initialised network keeps its fan-in variance, `var(w') * product(k') = var(w) * product(k)`;
+      `"fan"` is `sqrt(product(k / k'))` times a co-isometry (`fan_operator`), so that a freshly
+      initialised network keeps its fan-in variance, `var(w') * product(k') = var(w) * product(k)`,
+      and every kernel its sum, which is its response to smooth images;
       `"resample"` is the least-squares inverse of the bilinear `upscale_entry`: exact on upscaled
       weights, and otherwise the pre-train kernel whose upscaling is closest to the given one.
       Entries of kind `"feature"` are interpolated, amplitude untouched, under both.
@@ -182,7 +198,7 @@ def downscale_entry(tensor: Tensor, state_map: StateMap, init: Init) -> Tensor:
         operators = {axis: interpolation_operator(n_in, n_out) for axis, n_in, n_out in axes}
         gain = 1.0
     elif init == "fan":
-        operators = {axis: subsampling_operator(n_in, n_out) for axis, n_in, n_out in axes}
+        operators = {axis: fan_operator(n_in, n_out) for axis, n_in, n_out in axes}
         gain = sqrt(1 / state_map.gain)
     elif init == "resample":
         operators = {axis: resize_operator(n_in, n_out) for axis, n_in, n_out in axes}
