@@ -97,10 +97,10 @@ def _resize(
             if isinstance(owner, nn.modules.conv._ConvNd):  # a subclass with a forward of its own
                 _set_module(owner, kernel_size, layer)
         if extra is not None:
-            source = call.node.args[0]
+            source = call.node.args[0] if call.node.args else call.node.kwargs["input"]
             assert isinstance(source, fx.Node)
             padded = _pad_before(graph, call.node, source, extra, mode)
-            call.node.args = (padded, *call.node.args[1:])
+            call.node.replace_input_with(source, padded)
 
 
 def _set_module(

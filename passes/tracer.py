@@ -288,12 +288,11 @@ def evaluate_node(node: fx.Node, root: nn.Module, key: str) -> Any:
         return getattr(args[0], str(node.target))(*args[1:], **kwargs)
     if node.op == "call_module":
         module = root.get_submodule(str(node.target))
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and isinstance(
-            args[0], torch.Tensor
-        ):
+        image = args[0] if args else None
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and isinstance(image, torch.Tensor):
             # Keeps shape and dtype; its decomposition takes most of a ResNet's tracing time.
-            module._check_input_dim(args[0])  # type: ignore[no-untyped-call]
-            return args[0]
+            module._check_input_dim(image)  # type: ignore[no-untyped-call]
+            return image
         return module(*args, **kwargs)
     if node.op == "get_attr":
         return operator.attrgetter(str(node.target))(root)
