@@ -90,7 +90,9 @@ def test_a_missing_argument_may_be_concrete() -> None:
 
 
 def test_examples_that_do_not_fit() -> None:
-    with pytest.raises(UnsupportedModelError, match="example_inputs do not fit TwoInputs.forward"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"example_inputs do not fit TwoInputs\.forward"
+    ):
         describe_inputs(TwoInputs(), None, (1, 2, 3, 4), {})
 
 

@@ -120,7 +120,19 @@ def test_first_line() -> None:
 def test_quiet_failures_restores_the_logger() -> None:
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     was = logger.disabled
-    with pytest.raises(KeyError), quiet_failures():
+    with quiet_failures():
         assert logger.disabled
+    assert logger.disabled is was
+
+
+def fail_quietly() -> None:
+    with quiet_failures():
         raise KeyError
+
+
+def test_quiet_failures_restores_the_logger_after_a_failure() -> None:
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    was = logger.disabled
+    with pytest.raises(KeyError):
+        fail_quietly()
     assert logger.disabled is was
