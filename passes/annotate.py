@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 import fxscale.passes.ops as _handlers  # noqa: F401  # registers the handlers
-from fxscale.errors import UnsupportedModelError
+from fxscale.errors import FxscaleError, UnsupportedModelError
 from fxscale.passes.axes import (
     AnnotatedNetwork,
     Annotation,
@@ -33,7 +33,7 @@ from fxscale.passes.axes import (
 )
 from fxscale.passes.ops.registry import Call, describe, lookup
 from fxscale.passes.trace import TracedNetwork, tensors_in
-from fxscale.passes.tracer import VALUE, module_path
+from fxscale.passes.tracer import VALUE, first_line, module_path
 
 
 def annotate(network: TracedNetwork) -> AnnotatedNetwork:
@@ -85,7 +85,19 @@ class Annotator:
         registration = lookup(target)
         if registration is None:
             return self._unknown(node, module)
-        return registration.handler(Call(node, registration.params, self, module))
+        try:
+            return registration.handler(Call(node, registration.params, self, module))
+        except FxscaleError:
+            raise
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"the handler {registration.handler.__qualname__} of {describe(node, module)} "
+                f"failed: {type(error).__name__}: {first_line(error)}",
+                node=node.name,
+                module=module_path(node),
+                remedy="call the operator in its usual form, or register your own handler for the "
+                "module that contains it with fxscale.register",
+            ) from error
 
     def _unknown(self, node: fx.Node, module: nn.Module | None) -> Annotation:
         """An operator without a handler is safe only where no spatial size reaches it."""

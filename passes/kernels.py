@@ -60,6 +60,8 @@ def _choose(
         return target
     if not convolution.learnable:
         return target
+    if len(ratios) != len(target):  # a Conv1d over the channels of a 2-D network
+        ratios = (max(ratios),) * len(target)
     if isinstance(policy, str):
         if convolution.first.transposed and max(convolution.stride) > 1:
             return target

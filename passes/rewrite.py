@@ -13,6 +13,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
@@ -30,6 +31,7 @@ from fxscale.passes.ops.registry import lookup
 from fxscale.passes.padding import Paddings
 from fxscale.passes.sites import Convolution, Sites
 from fxscale.passes.trace import EVAL, TRAIN, TracedNetwork
+from fxscale.passes.tracer import VALUE, module_path
 from fxscale.plan import Padding, ScalePlan, StateMap
 from fxscale.pretrain_network import PretrainNetwork
 from fxscale.resample import Init, downscale_entry
@@ -206,7 +208,7 @@ def _replace_pads(root: nn.Module, geometry: Geometry) -> None:
         module: Any = root.get_submodule(str(node.target)) if node.op == "call_module" else None
         old: Any = module.padding if module is not None else _pad_argument(node)
         amounts = list(old)
-        last = len(next(iter(windows.values())).node.meta["fxscale_value"].shape) - 3
+        last = len(next(iter(windows.values())).node.meta[VALUE].shape) - 3
         for position, window in windows.items():
             offset = 2 * (last - position)
             amounts[offset : offset + 2] = geometry.paddings[window]
@@ -220,7 +222,7 @@ def _replace_pads(root: nn.Module, geometry: Geometry) -> None:
 
 def _pad_argument(node: fx.Node) -> Any:
     argument = node.args[1] if len(node.args) > 1 else node.kwargs["pad"]
-    return fx.node.map_arg(argument, lambda n: n.meta["fxscale_value"])
+    return fx.node.map_arg(argument, lambda n: n.meta[VALUE])
 
 
 def _grouped(adapters: Sequence[Adapter]) -> list[list[Adapter]]:
@@ -233,7 +235,14 @@ def _grouped(adapters: Sequence[Adapter]) -> list[list[Adapter]]:
 def _insert_adapter(graph: fx.Graph, group: Sequence[Adapter]) -> None:
     """One pad operator in front of a join, for all axes of one operand."""
     join, operand = group[0].join, group[0].operand
-    rank = operand.meta["fxscale_value"].ndim
+    if not isinstance(operand.meta[VALUE], torch.Tensor):
+        raise UnsupportedModelError(
+            f"the parts of the tuple {operand.name!r} come out at different sizes where they meet",
+            node=join.name,
+            module=module_path(join),
+            remedy="unpack the tuple before joining its parts, or try another input_size",
+        )
+    rank = operand.meta[VALUE].ndim
     first = min(adapter.dim for adapter in group)
     amounts = dict.fromkeys(range(first, rank), (0, 0))
     amounts |= {adapter.dim: adapter.padding for adapter in group}

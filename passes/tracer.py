@@ -253,7 +253,7 @@ def refusing_custom_functions() -> Iterator[None]:
                 )
         return original.__get__(None, cls)(*args, **kwargs)
 
-    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[method-assign, assignment]
+    torch.autograd.Function.apply = classmethod(apply)
     try:
         yield
     finally:

@@ -127,11 +127,8 @@ def _note_feature_parameter(call: Call, node: fx.Node, dims: Dims, result: Seque
 
 @handles(torch.cat, torch.concat, torch.concatenate, params="tensors dim")
 def concatenate(call: Call) -> Annotation:
-    shapes = call.annotation("tensors")
-    nodes = call.raw("tensors")
+    shapes, nodes = _sequence(call)
     dim = call.value("dim", 0) % call.result.ndim
-    if not isinstance(shapes, tuple | list) or not all(isinstance(s, Shape) for s in shapes):
-        raise call.refuse("concatenates something else than tensors", "pass a list of tensors")
     result: list[Dim] = []
     for index in range(call.result.ndim):
         present = [
@@ -150,7 +147,7 @@ def concatenate(call: Call) -> Annotation:
 
 @handles(torch.stack, params="tensors dim")
 def stack(call: Call) -> Annotation:
-    shapes, nodes = call.annotation("tensors"), call.raw("tensors")
+    shapes, nodes = _sequence(call)
     dim = call.value("dim", 0) % call.result.ndim
     result = [
         _meet(call, [(n, index, s.dims[index]) for n, s in zip(nodes, shapes, strict=True)])
@@ -158,3 +155,11 @@ def stack(call: Call) -> Annotation:
     ]
     result.insert(dim, (Axis(len(shapes), spatial=False),))
     return Shape(tuple(result))
+
+
+def _sequence(call: Call) -> tuple[Sequence[Shape], Sequence[fx.Node]]:
+    """The tensors of a list argument and the nodes that hold them (one node for a whole tuple)."""
+    shapes, nodes = call.annotation("tensors"), call.raw("tensors")
+    if not isinstance(shapes, tuple | list) or not all(isinstance(s, Shape) for s in shapes):
+        raise call.refuse("gathers something else than tensors", "pass a list of tensors")
+    return shapes, [nodes] * len(shapes) if isinstance(nodes, fx.Node) else nodes

@@ -8,6 +8,7 @@ from torch import fx, nn
 
 from fxscale.passes.axes import Annotation, Axis, Dim, LinearSite, Shape, is_spatial
 from fxscale.passes.ops.registry import Call, handles
+from fxscale.passes.tracer import VALUE
 
 
 @handles(nn.Linear)
@@ -27,7 +28,7 @@ def linear_function(call: Call) -> Annotation:
             )
         return Shape((*call.dims()[:-1], _features(call.result.shape[-1])))
     key = str(weight.target)
-    return _linear(call, key, key, weight.meta["fxscale_value"].shape[0])
+    return _linear(call, key, key, weight.meta[VALUE].shape[0])
 
 
 def _linear(call: Call, name: str, weight: str, out_features: int) -> Annotation:
