@@ -54,6 +54,8 @@ class Annotator:
         self.features: dict[str, FeatureEntry] = {}
         self.substitutions: list[Substitution] = []
         self.fixed_lengths: dict[Axis, int] = {}
+        named = (network.model.named_parameters, network.model.named_buffers)
+        self._state = {name for each in named for name, _ in each(remove_duplicate=False)}
 
     def run(self) -> AnnotatedNetwork:
         for node in self.network.graph.nodes:
@@ -154,6 +156,10 @@ class Annotator:
         if isinstance(argument, tuple | list):
             return [self.annotation_of(item) for item in argument]
         return None
+
+    def is_state(self, node: fx.Node) -> bool:
+        """Whether a node reads a parameter or a buffer, not a constant of the trace."""
+        return node.op == "get_attr" and str(node.target) in self._state
 
     def axis(self, target: int, *, spatial: bool) -> Axis:
         return Axis(target, spatial)

@@ -93,7 +93,7 @@ def _meet(call: Call, present: Sequence[tuple[fx.Node, int, Dim]]) -> Dim:
             "tensors meet whose dimensions are made of different axes",
             "flatten both in the same order, or add them before flattening",
         )
-    if any(entry not in spatial and not _is_state(entry[0]) for entry in long):
+    if any(entry not in spatial and not call.annotator.is_state(entry[0]) for entry in long):
         raise call.refuse(
             "a spatial axis meets one that does not scale",
             "compute both operands from feature maps of the same size",
@@ -109,12 +109,8 @@ def _meet(call: Call, present: Sequence[tuple[fx.Node, int, Dim]]) -> Dim:
     return spatial[0][2]
 
 
-def _is_state(node: fx.Node) -> bool:
-    return node.op == "get_attr"
-
-
 def _note_feature_parameter(call: Call, node: fx.Node, dims: Dims, result: Sequence[Dim]) -> None:
-    if not _is_state(node):
+    if not call.annotator.is_state(node):
         return
     aligned = result[len(result) - len(dims) :]
     taken = tuple(
