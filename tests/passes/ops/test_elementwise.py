@@ -1,0 +1,97 @@
+"""Operators that keep their input's shape follow the map, in both modes."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxscale
+from tests.passes.networks import Around, annotated, layout, same_outputs
+
+MODULES = [
+    nn.ReLU(inplace=True),
+    nn.GELU(),
+    nn.SiLU(),
+    nn.PReLU(4),
+    nn.Softmax2d(),
+    nn.Hardswish(),
+    nn.BatchNorm2d(4),
+    nn.GroupNorm(2, 4),
+    nn.InstanceNorm2d(4, affine=True),
+    nn.LocalResponseNorm(3),
+    nn.Identity(),
+    nn.Dropout2d(0.0),
+]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda m: type(m).__name__)
+def test_a_layer_computes_what_it_does_alone(module: nn.Module) -> None:
+    model = Around(lambda m, x: m.layer(x).mean((2, 3)), layer=module)
+    small = fxscale.downscale(model, 8, target_size=12, kernels={"conv": 3})
+    by_hand = Around(lambda m, x: m.layer(x).mean((2, 3)), layer=copy.deepcopy(module))
+    same_outputs(small, by_hand, torch.randn(3, 3, 8, 8))
+
+
+FUNCTIONS: dict[str, Any] = {
+    "relu_": lambda m, x: x.relu_(),
+    "F.relu inplace": lambda m, x: F.relu(x, inplace=True),
+    "clamp": lambda m, x: x.clamp(-0.5, 0.5),
+    "torch.exp": lambda m, x: torch.exp(x),
+    "softmax over channels": lambda m, x: F.softmax(x, dim=1),
+    "F.normalize": lambda m, x: F.normalize(x, dim=1),
+    "contiguous": lambda m, x: x.contiguous(memory_format=torch.channels_last),
+    "to": lambda m, x: x.to(torch.float64).float(),
+    "detach and clone": lambda m, x: x.detach().clone(),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_computes_what_it_does_alone(name: str) -> None:
+    body = FUNCTIONS[name]
+    small = fxscale.downscale(Around(body), 8, target_size=12, kernels={"conv": 3})
+    same_outputs(small, Around(body), torch.randn(2, 3, 8, 8))
+
+
+def dropout(m: Around, x: Tensor) -> Tensor:
+    return F.dropout(x, 0.5, m.training)
+
+
+def through_torch_save(small: nn.Module) -> Any:
+    return pickle.loads(pickle.dumps(small))
+
+
+@pytest.mark.parametrize(
+    "carry", [lambda s: s, copy.deepcopy, through_torch_save], ids=["as is", "deepcopy", "pickle"]
+)
+def test_functional_dropout_follows_the_mode(carry: Any) -> None:
+    small = carry(fxscale.downscale(Around(dropout), 8, target_size=12))
+    image = torch.randn(8, 3, 8, 8)
+    for mode, dropped in ((True, True), (False, False), (True, True)):
+        output = small.train(mode)(image)
+        share = (output == 0).float().mean().item()
+        assert (0.4 < share < 0.6) is dropped
+        assert dropped or share == 0
+
+
+def test_batchnorm_over_a_flattened_map_is_laid_out_over_it() -> None:
+    model = Around(
+        lambda m, x: m.fc(m.norm(x.flatten(1))), norm=nn.BatchNorm1d(576), fc=nn.Linear(576, 5)
+    )
+    small = fxscale.downscale(model, 8, target_size=12, kernels={"conv": 3})
+    assert small.get_parameter("norm.weight").shape == (256,)
+    by_hand = Around(
+        lambda m, x: m.fc(m.norm(x.flatten(1))), norm=nn.BatchNorm1d(256), fc=nn.Linear(256, 5)
+    )
+    same_outputs(small, by_hand, torch.randn(3, 3, 8, 8))
+    assert fxscale.upscale_state(small)["norm.running_var"].shape == (576,)
+
+
+def test_axes_are_kept() -> None:
+    network = annotated(Around(lambda m, x: torch.tanh(m.norm(x)), norm=nn.BatchNorm2d(4)))
+    assert layout(network, "tanh") == layout(network, "norm") == layout(network, "conv")

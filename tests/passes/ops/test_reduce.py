@@ -1,0 +1,41 @@
+"""Means and maxima do not depend on the number of pixels; sums do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import fxscale
+from fxscale.errors import UnsupportedModelError
+from tests.passes.networks import Around, annotated, layout, same_outputs
+
+BODIES: dict[str, Any] = {
+    "mean": lambda m, x: x.mean((2, 3)),
+    "mean keepdim": lambda m, x: x.mean((2, 3), keepdim=True),
+    "mean list": lambda m, x: x.mean([-2, -1]),
+    "torch.mean": lambda m, x: torch.mean(x, dim=3).mean(2),
+    "amax": lambda m, x: x.amax(dim=(2, 3)),
+    "sum over channels": lambda m, x: x.sum(1, keepdim=True),
+    "flattened": lambda m, x: x.flatten(2).mean(-1),
+    "everything": lambda m, x: x.mean(),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_reductions(name: str) -> None:
+    small = fxscale.downscale(Around(BODIES[name]), 8, target_size=12, kernels={"conv": 3})
+    same_outputs(small, Around(BODIES[name]), torch.randn(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize("body", [lambda m, x: x.sum(), lambda m, x: torch.sum(x, (1, 3))])
+def test_a_sum_over_a_map_is_refused(body: Any) -> None:
+    with pytest.raises(UnsupportedModelError, match="a sum over a feature map grows with its size"):
+        fxscale.downscale(Around(body), 8, target_size=12)
+
+
+def test_axes_behind_a_reduction() -> None:
+    network = annotated(Around(lambda m, x: x.mean(2).amax(1, keepdim=True)))
+    assert layout(network, "mean") == "(2) (4) (~12)"
+    assert layout(network, "amax") == "(2) () (~12)"
