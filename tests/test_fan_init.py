@@ -1,10 +1,11 @@
-"""`init="fan"`: a fresh pre-train network's activations have the target's variance, layer by layer."""
+"""`init="fan"`: a fresh pre-train network has the target's variances, layer by layer."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -44,11 +45,15 @@ def tiny_imagenet_images(count: int) -> Tensor:
     folder = os.environ.get(TINY_IMAGENET)
     if not folder:
         pytest.skip(f"{TINY_IMAGENET} does not name a folder with Tiny ImageNet")
-    io = pytest.importorskip("torchvision.io")
+    pil_image = pytest.importorskip("PIL.Image")
     files = sorted(Path(folder).rglob("*.JPEG"))
     chosen = files[:: max(1, len(files) // count)][:count]
-    read = [io.read_image(str(file), io.ImageReadMode.RGB)[None] for file in chosen]
-    return torch.cat([normalised(pixels) for pixels in read])
+    images = []
+    for file in chosen:
+        with pil_image.open(file) as image:
+            pixels = torch.tensor(np.asarray(image.convert("RGB")))
+        images.append(normalised(pixels.permute(2, 0, 1)[None]))
+    return torch.cat(images)
 
 
 def variances(model: nn.Module, images: Tensor) -> dict[str, float]:

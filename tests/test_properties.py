@@ -1,0 +1,110 @@
+"""Properties that hold for any network that the compiler accepts."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import HealthCheck, event, given, settings
+from torch import Tensor, nn
+
+import fxscale
+from tests.strategies import IMAGE_CHANNELS, Network, Spec, specs
+
+BATCH = 3
+
+
+def image(size: tuple[int, ...]) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(BATCH, IMAGE_CHANNELS, *size, generator=generator)
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def assert_same_state(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert list(found) == list(expected)
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
+
+
+def check_downscaling(spec: Spec) -> None:
+    """A refusal is one of ours; a network runs, learns and leads back to the target."""
+    target = Network(spec)
+    before, modes = snapshot(target), [module.training for module in target.modules()]
+    try:
+        small = fxscale.downscale(target, spec.input_size, target_size=spec.target_size)
+    except fxscale.FxscaleError as error:
+        event(f"refused: {type(error).__name__}")
+        return
+    finally:
+        assert_same_state(target.state_dict(), before)
+        assert [module.training for module in target.modules()] == modes
+        assert all(parameter.grad is None for parameter in target.parameters())
+    event(f"compiled, pad operators: {min(len(small.plan.pad_operators), 2)}")
+
+    expected = target(image(spec.target_size))
+    found = small(image(spec.input_size))
+    assert found.shape == expected.shape
+    found.square().sum().backward()
+    assert [name for name, _ in small.named_parameters()] == [
+        name for name, _ in target.named_parameters()
+    ]
+    for name, parameter in small.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    small.eval()
+    assert small(image(spec.input_size)).shape == expected.shape
+
+    loaded = copy.deepcopy(target)
+    loaded.load_state_dict(fxscale.upscale_state(small), strict=True)
+
+    again = fxscale.downscale(copy.deepcopy(target), spec.input_size, target_size=spec.target_size)
+    assert again.plan == small.plan
+
+
+def check_identity(spec: Spec) -> None:
+    """The same size and all kernels kept: the target itself, bit for bit."""
+    target = Network(spec)
+    same = fxscale.downscale(target, spec.target_size, target_size=spec.target_size, keep=["*"])
+    assert_same_state(same.state_dict(), target.state_dict())
+    assert_same_state(fxscale.upscale_state(same), target.state_dict())
+    x = image(spec.target_size)
+    assert torch.equal(same(x), target(x))
+    assert torch.equal(same.eval()(x), target.eval()(x))
+    assert same.plan.pad_operators == ()
+    assert same.plan.max_drift == 0
+
+
+FEW = settings(max_examples=100, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=2000, suppress_health_check=list(HealthCheck))
+
+
+@pytest.mark.slow
+@FEW
+@given(specs())
+def test_downscaling_random_networks(spec: Spec) -> None:
+    check_downscaling(spec)
+
+
+@pytest.mark.slow
+@FEW
+@given(specs())
+def test_identity_of_random_networks(spec: Spec) -> None:
+    check_identity(spec)
+
+
+@pytest.mark.nightly
+@MANY
+@given(specs())
+def test_downscaling_many_random_networks(spec: Spec) -> None:
+    check_downscaling(spec)
+
+
+@pytest.mark.nightly
+@MANY
+@given(specs())
+def test_identity_of_many_random_networks(spec: Spec) -> None:
+    check_identity(spec)
