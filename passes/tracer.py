@@ -198,8 +198,7 @@ class ValueTracer(fx.Tracer):
                 "flow)",
                 node=node.name,
                 module=module_path(node),
-                remedy="name the module's class in leaf_modules, or take the decision out of "
-                "forward",
+                remedy="take the decision out of forward, for instance with torch.where",
             )
         result = convert(value)
         self.decisions.append(Decision(node, result))

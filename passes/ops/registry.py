@@ -137,7 +137,7 @@ def describe(node: fx.Node, module: nn.Module | None) -> str:
         return type(module).__name__
     if node.op == "call_method":
         return f"Tensor.{node.target}"
-    return getattr(node.target, "__qualname__", str(node.target))
+    return getattr(node.target, "__name__", str(node.target))
 
 
 def per_axis(value: Any, rank: int) -> tuple[Any, ...]:
