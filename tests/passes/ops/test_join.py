@@ -35,7 +35,6 @@ JOINS: dict[str, Any] = {
     "+=": lambda a, b: _iadd(a, b),
     "/": lambda a, b: a / (b.exp() + 1),
     "maximum": torch.maximum,
-    "where": lambda a, b: torch.where(a.relu() > 0, a, b),
     "cat": lambda a, b: torch.cat([a, b], dim=1),
     "cat negative dim": lambda a, b: torch.cat((a, b), dim=-3),
     "stack": lambda a, b: torch.stack([a, b], dim=2).mean(2),
@@ -53,12 +52,7 @@ def _iadd(a: Tensor, b: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", JOINS)
 def test_a_join_computes_what_it_does_alone(name: str) -> None:
     join = JOINS[name]
-    try:
-        small = fxscale.downscale(Branches(join), 8, target_size=12)
-    except UnsupportedModelError as error:
-        assert name == "where"  # noqa: PT017  # comparisons of maps are refused, by name
-        assert "gt" in str(error)
-        return
+    small = fxscale.downscale(Branches(join), 8, target_size=12)
     image = torch.randn(2, 3, 8, 8)
     same_outputs(small, Branches(join, 2, (1, 0)), image)
     assert map_sizes(small, image)["b"] == (8, 8)
@@ -142,3 +136,9 @@ def test_joins_that_cannot_scale_are_refused(name: str) -> None:
 def test_axes_of_a_join() -> None:
     network = annotated(Around(lambda m, x: torch.cat([x, x.relu()], 1)))
     assert layout(network, "cat") == "(2) (8) (~12) (~12)"
+
+
+def test_where_with_a_compared_map() -> None:
+    body: Any = lambda m, x: torch.where(x > 0, x, 0.1 * x)  # noqa: E731
+    small = fxscale.downscale(Around(body), 8, target_size=12, kernels={"conv": 3})
+    same_outputs(small, Around(body), torch.randn(2, 3, 8, 8))

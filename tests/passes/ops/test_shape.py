@@ -1,0 +1,71 @@
+"""Sizes that forward reads stay symbolic: the pre-train network computes its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import fxscale
+from fxscale.errors import UnsupportedModelError
+from tests.passes.networks import Around, same_outputs
+
+BODIES: dict[str, Any] = {
+    "shape": lambda m, x: x.reshape(x.shape[0], x.shape[1], x.shape[2] * x.shape[3]),
+    "size()": lambda m, x: x.reshape(x.size()[0], -1),
+    "size(dim)": lambda m, x: x.view(x.size(0), x.size(1), -1),
+    "numel": lambda m, x: x.view(x.shape[0], x.numel() // x.shape[0]),
+    "ndim": lambda m, x: x if x.ndim == 4 else x[None],
+    "dim()": lambda m, x: x if x.dim() == 4 else x[None],
+    "dtype": lambda m, x: x.to(x.dtype).type(x.dtype),
+    "device": lambda m, x: x.to(x.device),
+    "scaled by a size": lambda m, x: x / x.shape[-1],
+    "slice of the shape": lambda m, x: x.flatten(2).view(*x.shape[:2], -1),
+    "new_zeros without maps": lambda m, x: x.mean((2, 3)) + x.new_zeros(x.shape[0], 4),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_sizes_are_computed_anew(name: str) -> None:
+    small = fxscale.downscale(Around(BODIES[name]), 8, target_size=12, kernels={"conv": 3})
+    same_outputs(small, Around(BODIES[name]), torch.randn(2, 3, 8, 8))
+
+
+def test_a_new_tensor_of_a_spatial_size_is_refused() -> None:
+    model = Around(lambda m, x: x + x.new_zeros(x.shape))
+    with pytest.raises(UnsupportedModelError, match=r"."):
+        fxscale.downscale(model, 8, target_size=12)
+
+
+def test_a_branch_that_turns_out_differently_is_refused() -> None:
+    model = Around(lambda m, x: torch.relu(x) if x.shape[-1] > 10 else x)
+    with pytest.raises(UnsupportedModelError, match="Python code in forward depends on a size"):
+        fxscale.downscale(model, 8, target_size=12)
+
+
+def test_a_branch_that_turns_out_the_same() -> None:
+    body: Any = lambda m, x: torch.relu(x) if x.shape[-1] > 5 else x  # noqa: E731
+    small = fxscale.downscale(Around(body), 8, target_size=12, kernels={"conv": 3})
+    same_outputs(small, Around(body), torch.randn(2, 3, 8, 8))
+
+
+def test_a_transposed_matrix() -> None:
+    body: Any = lambda m, x: x.mT  # noqa: E731
+    small = fxscale.downscale(Around(body), 8, target_size=12, kernels={"conv": 3})
+    same_outputs(small, Around(body), torch.randn(2, 3, 8, 8))
+
+
+def test_the_size_of_a_pool_is_read() -> None:
+    class Global(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.conv(x)
+            return nn.functional.avg_pool2d(x, kernel_size=x.size()[2:]).flatten(1)
+
+    small = fxscale.downscale(Global(), 8, target_size=12)
+    same_outputs(small, Global(), torch.randn(2, 3, 8, 8))
