@@ -201,6 +201,10 @@ class _Solver:
                 yield _Step(event.out, through_refit(grid, event, length)), 0.0
             return
         kernel_size = self._kernel_size(event)
+        if _exceeds(event, kernel_size, grid.length) and not _exceeds(
+            event, event.kernel_size, event.source.target
+        ):
+            return
         for padding, cost in self._paddings(event, kernel_size):
             out = through_window(grid, event, kernel_size, padding)
             if out is not None and grid.length + sum(padding) > 0:
@@ -354,14 +358,19 @@ class _Solver:
         ]
 
     def _vanishes(self, event: Window | Refit, grid: Grid) -> SizeError:
-        what = "convolution" if isinstance(event, Window) and event.site else "operator"
-        path = module_path(event.node)
+        kernel = self._kernel_size(event) if isinstance(event, Window) else 1
         return SizeError(
-            f"input size too small: at the {what} {event.node.name!r} (module {path!r}) the "
-            f"feature map has {grid.length} pixels left along an axis, and nothing comes out of a "
-            f"kernel of {getattr(event, 'kernel_size', 1)}; choose a larger input_size than "
-            f"{grid.image}"
+            f"input size too small: at the node {event.node.name!r} (module "
+            f"{module_path(event.node)!r}) the feature map has {grid.length} pixels left along an "
+            f"axis ({event.source.target} in the target), too few for a kernel of {kernel}; choose "
+            f"an input_size larger than {grid.image}"
         )
+
+
+def _exceeds(window: Window, kernel_size: int, length: int) -> bool:
+    """Whether a convolution's kernel is larger than its map, which then holds mostly padding."""
+    span = window.dilation * (kernel_size - 1) + 1
+    return window.site is not None and not window.transposed and span > length
 
 
 def _between(amount: int) -> range:
