@@ -25,18 +25,24 @@ def invert(
     Entries that share a tensor (tied weights) share its map.
     """
     state: dict[str, torch.Tensor] = model.state_dict(keep_vars=True)
-    resized: dict[int, StateMap] = {}
+    used: dict[int, StateMap] = {}
     tensors = _named_tensors(model)
-    for state_map in _resized(tensors, network, sites, kernels, lengths):
+    for state_map in _used(tensors, network, sites, kernels, lengths):
         tensor = tensors[state_map.key]
-        known = resized.setdefault(id(tensor), state_map)
-        if (known.pretrain_view, known.kind) != (state_map.pretrain_view, state_map.kind):
+        known = used.setdefault(id(tensor), state_map)
+        alike = (known.pretrain_view, known.kind) == (state_map.pretrain_view, state_map.kind)
+        if not alike and (_changes(known) or _changes(state_map)):
             raise UnsupportedModelError(
                 f"the tensor {state_map.key!r} is used in two ways that scale differently "
                 f"({known.kind} as {known.key!r}, {state_map.kind})",
                 remedy="use separate parameters",
             )
+    resized = {tensor: state_map for tensor, state_map in used.items() if _changes(state_map)}
     return tuple(_map_for(key, entry, resized.get(id(entry))) for key, entry in state.items())
+
+
+def _changes(state_map: StateMap) -> bool:
+    return state_map.pretrain_view != state_map.target_view
 
 
 def _named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -46,39 +52,30 @@ def _named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
-def _resized(
+def _used(
     tensors: Mapping[str, torch.Tensor],
     network: AnnotatedNetwork,
     sites: Sites,
     kernels: Mapping[str, tuple[int, ...]],
     lengths: Lengths,
 ) -> Iterator[StateMap]:
+    """The map of every tensor that has a spatial meaning, also where its size stays."""
     for convolution in sites.convolutions:
         shape = tuple(tensors[convolution.weight].shape)
         small = (*shape[:2], *kernels[convolution.weight])
-        if small != shape:
-            yield StateMap(convolution.weight, "kernel", small, shape, small, shape)
+        yield StateMap(convolution.weight, "kernel", small, shape, small, shape)
     for interface in sites.interfaces:
         shape = tuple(tensors[interface.weight].shape)
         target = (shape[0], *(axis.target for axis in interface.dim))
         small = (shape[0], *_lengths(interface.dim, lengths))
-        if small != target:
-            yield StateMap(
-                interface.weight,
-                "interface",
-                (shape[0], _product(small[1:])),
-                shape,
-                small,
-                target,
-            )
+        flat: tuple[int, ...] = (shape[0], _product(small[1:]))
+        yield StateMap(interface.weight, "interface", flat, shape, small, target)
     for feature in network.features:
+        shape = tuple(tensors[feature.key].shape)
         target = tuple(axis.target for dim in feature.dims for axis in dim)
         small = tuple(n for dim in feature.dims for n in _lengths(dim, lengths))
-        if small != target:
-            flat = tuple(_product(_lengths(dim, lengths)) for dim in feature.dims)
-            yield StateMap(
-                feature.key, "feature", flat, tuple(tensors[feature.key].shape), small, target
-            )
+        flat = tuple(_product(_lengths(dim, lengths)) for dim in feature.dims)
+        yield StateMap(feature.key, "feature", flat, shape, small, target)
 
 
 def _lengths(dim: Dim, lengths: Lengths) -> tuple[int, ...]:

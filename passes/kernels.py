@@ -85,14 +85,21 @@ def _shrinks(convolution: Convolution, position: int) -> bool:
 
 def _explicit(convolution: Convolution, policy: KernelPolicy) -> KernelSize:
     target = convolution.kernel_size
-    chosen: int | Sequence[int] | None
+    chosen: object
     if isinstance(policy, Mapping):
         matches = [p for p in policy if fnmatchcase(convolution.name, p)]
         chosen = policy[matches[0]] if matches else target
     else:
         assert callable(policy)
         chosen = policy(convolution)
-    kernel = (chosen,) * len(target) if isinstance(chosen, int) else tuple(chosen)
+    kernel = tuple(chosen) if isinstance(chosen, Sequence) else (chosen,) * len(target)
+    if not all(isinstance(k, int) for k in kernel):
+        raise UnsupportedModelError(
+            f"kernels gives {chosen!r}, which is not a kernel size",
+            node=convolution.first.node.name,
+            module=convolution.name,
+            remedy="give an int, or one int per spatial axis",
+        )
     for position, (k_small, k, stride) in enumerate(
         zip(kernel, target, convolution.stride, strict=len(kernel) == len(target))
     ):
@@ -115,7 +122,8 @@ def _explicit(convolution: Convolution, policy: KernelPolicy) -> KernelSize:
 
 
 def _check_patterns(sites: Sites, policy: KernelPolicy, keep: Sequence[str]) -> None:
-    if isinstance(policy, str) and policy not in ("paper", "nearest"):
+    named = policy in ("paper", "nearest") if isinstance(policy, str) else callable(policy)
+    if not (named or isinstance(policy, Mapping)):
         raise UnsupportedModelError(
             f"kernels={policy!r} is not a known policy",
             remedy='use "paper", "nearest", a mapping of names to sizes, or a callable',
