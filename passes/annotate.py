@@ -237,10 +237,8 @@ def window_length(
     if transposed:
         return (length - 1) * stride - sum(padding) + span + output_padding + 1
     room = length + sum(padding) - span - 1
-    if room < 0:
-        return 0
     if not ceil_mode:
-        return room // stride + 1
+        return room // stride + 1 if room >= 0 else 0
     out = -(-room // stride) + 1
     # torch drops a last window that would start inside the trailing padding.
     return out - 1 if (out - 1) * stride >= length + padding[0] else out

@@ -1,0 +1,55 @@
+"""The graph of spatial axes: how each comes from others, and the chains between anchors.
+
+A node is an axis, an edge an event that leads from one axis to another. An anchor is an axis at
+which paths meet (a join), part (several consumers) or end; between anchors run chains of windows,
+along which lengths and paddings can be chosen freely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import networkx as nx
+
+from fxscale.passes.axes import Axis, Event, Join, Refit, Window
+
+Chain = tuple[Window | Refit, ...]
+
+
+class AxisGraph:
+    """The axes of a network as a `networkx.MultiDiGraph`; edges carry their event."""
+
+    def __init__(self, events: Iterable[Event]) -> None:
+        self.graph: nx.MultiDiGraph[Axis] = nx.MultiDiGraph()
+        for event in events:
+            sources = (
+                dict.fromkeys(operand.axis for operand in event.operands)
+                if isinstance(event, Join)
+                else (event.source,)
+            )
+            for source in sources:
+                self.graph.add_edge(source, event.out, event=event)
+
+    def consumers(self, axis: Axis) -> list[Event]:
+        """The events that read an axis."""
+        if axis not in self.graph:
+            return []
+        return [event for _, _, event in self.graph.out_edges(axis, data="event")]
+
+    def joins(self, axis: Axis) -> bool:
+        """Whether the axis goes into one join and nowhere else."""
+        consumers = self.consumers(axis)
+        return len(consumers) == 1 and isinstance(consumers[0], Join)
+
+    def parts(self, axis: Axis) -> bool:
+        """Whether several events read the axis."""
+        return len(self.consumers(axis)) > 1
+
+    def chain(self, first: Window | Refit) -> Chain:
+        """The windows from `first` to the next anchor."""
+        chain = [first]
+        while True:
+            consumers = self.consumers(chain[-1].out)
+            if len(consumers) != 1 or isinstance(consumers[0], Join):
+                return tuple(chain)
+            chain.append(consumers[0])
