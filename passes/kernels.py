@@ -90,7 +90,7 @@ def _explicit(convolution: Convolution, policy: KernelPolicy) -> KernelSize:
         matches = [p for p in policy if fnmatchcase(convolution.name, p)]
         chosen = policy[matches[0]] if matches else target
     else:
-        assert callable(policy)
+        assert not isinstance(policy, str)
         chosen = policy(convolution)
     kernel = tuple(chosen) if isinstance(chosen, Sequence) else (chosen,) * len(target)
     if not all(isinstance(k, int) for k in kernel):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,10 +17,9 @@ from tests.passes.networks import Around, same_outputs, traced
 
 
 @pytest.fixture(autouse=True)
-def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Registrations of a test end with it."""
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
-    yield
 
 
 def keep(call: Call) -> Annotation:

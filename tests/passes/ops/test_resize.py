@@ -59,10 +59,9 @@ def test_upsampling_a_global_pool_is_refused() -> None:
 
 
 def test_upsampling_a_global_pool_to_another_map() -> None:
-    body: Any = (
-        lambda m, x: (  # noqa: E731
-            F.interpolate(x.mean((2, 3), keepdim=True), size=x.shape[-2:], mode="bilinear") + x
-        )
-    )
+    def body(m: Any, x: torch.Tensor) -> torch.Tensor:
+        pooled = x.mean((2, 3), keepdim=True)
+        return F.interpolate(pooled, size=x.shape[-2:], mode="bilinear") + x
+
     small = fxscale.downscale(Around(body), 8, target_size=12, kernels={"conv": 3})
     same_outputs(small, Around(body), torch.randn(2, 3, 8, 8))
