@@ -7,6 +7,7 @@ and, where the target computes differently in train and in eval mode, one graph 
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -68,6 +69,7 @@ class PretrainNetwork(fx.GraphModule):
         if eval_graph is not None:
             by_mode = {True: type(self).forward, False: _forward_of(self, eval_graph)}
 
+            @functools.wraps(by_mode[True])  # keeps the signature
             def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
                 return by_mode[self.training](self, *args, **kwargs)
 
