@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -66,6 +67,8 @@ def downscale(
             f"downscale needs a torch.nn.Module, found {type(model).__name__}",
             remedy="pass the model itself, not its class, its name or its state",
         )
+    keep = (keep,) if isinstance(keep, str) else keep
+    _check_options(model, keep, leaf_modules, concrete_args or {})
     rank = len(first_convolution(model).kernel_size)
     smaller = None if input_size is None else _size(input_size, rank, "input_size")
     size, source = _target_size(model, target_size, rank, has_examples=example_inputs is not None)
@@ -76,7 +79,7 @@ def downscale(
         Options(
             input_size=smaller,
             kernels=kernels,
-            keep=(keep,) if isinstance(keep, str) else tuple(keep),
+            keep=tuple(keep),
             init=init,
             leaf_modules=tuple(leaf_modules),
             concrete_args=dict(concrete_args or {}),
@@ -88,8 +91,36 @@ def downscale(
     return small
 
 
+def _check_options(
+    model: nn.Module, keep: object, leaf_modules: object, concrete_args: Mapping[str, Any]
+) -> None:
+    if not _all(keep, lambda item: isinstance(item, str)):
+        raise UnsupportedModelError(
+            f"keep={keep!r} is not a sequence of name patterns",
+            remedy='pass names or patterns of convolutions, such as ["layer1.*"]',
+        )
+    if not _all(leaf_modules, lambda c: isinstance(c, type) and issubclass(c, nn.Module)):
+        raise UnsupportedModelError(
+            f"leaf_modules={leaf_modules!r} is not a sequence of module classes",
+            remedy="pass classes, such as [MyBlock], not modules or names",
+        )
+    parameters = inspect.signature(model.forward).parameters
+    unknown = [name for name in concrete_args if name not in parameters]
+    if unknown:
+        raise UnsupportedModelError(
+            f"concrete_args names {unknown[0]!r}, which {type(model).__name__}.forward does not "
+            "take",
+            remedy=f"name one of its arguments: {', '.join(parameters)}",
+        )
+
+
+def _all(items: object, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(items, Sequence) and all(map(fits, items))
+
+
 def _size(size: int | Sequence[int], rank: int, name: str) -> Size:
-    return check_rank(size if isinstance(size, int) else tuple(size), rank, name)
+    sequence = isinstance(size, Sequence) and not isinstance(size, str)
+    return check_rank(tuple(size) if sequence else size, rank, name)  # type: ignore[arg-type]
 
 
 def _target_size(

@@ -415,7 +415,7 @@ def test_two_images() -> None:
 def test_timings() -> None:
     timings = Timings()
     fxscale.downscale(Auxiliary(), 8, target_size=12, timings=timings)
-    assert list(timings.seconds)[0] == "trace"
+    assert next(iter(timings.seconds)) == "trace"
     assert list(timings.seconds)[-1] == "verify"
     assert all(seconds >= 0 for seconds in timings.seconds.values())
 
