@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, event, given, settings
 from torch import Tensor, nn
 
 import fxscale
-from tests.strategies import IMAGE_CHANNELS, Network, Spec, specs
+from tests.strategies import IMAGE_CHANNELS, Conv, Network, Pool, Spec, specs
 
 BATCH = 3
 
@@ -108,3 +108,13 @@ def test_downscaling_many_random_networks(spec: Spec) -> None:
 @given(specs())
 def test_identity_of_many_random_networks(spec: Spec) -> None:
     check_identity(spec)
+
+
+# Networks that the properties once failed on.
+
+
+def test_a_pool_in_ceil_mode_is_longer_than_its_map() -> None:
+    head = Pool("max", 2, 2, ceil_mode=True)
+    spec = Spec((Conv(4, (3, 3), 3), Conv(4, (3, 3), 3), head), "pool", (9, 9), (7, 7))
+    check_identity(spec)
+    check_downscaling(spec)

@@ -1,0 +1,394 @@
+"""The geometry pass: against exhaustive search, and on the networks whose solution is known."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import fxscale
+from fxscale.models.overfeat import overfeat_fast
+from fxscale.passes import chains, geometry
+from fxscale.passes.axes import Join, Window
+from fxscale.passes.kernels import paper_kernel
+from fxscale.plan import FeatureMap, ScalePlan
+from tests.passes.coordinates import coordinates, off_centre
+from tests.passes.networks import solved
+
+# Exhaustive search in one dimension, written from the documented costs.
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution, or a pool where `pool` is set."""
+
+    kernel_size: int
+    stride: int = 1
+    padding: int = 0
+    pool: bool = False
+
+    def module(self) -> nn.Module:
+        if self.pool:
+            return nn.MaxPool1d(self.kernel_size, self.stride, self.padding)
+        return nn.Conv1d(1, 1, self.kernel_size, self.stride, self.padding)
+
+    @property
+    def pretrain_kernel_size(self) -> int:
+        if self.pool:
+            return self.kernel_size
+        return max(paper_kernel(self.kernel_size), min(self.kernel_size, self.stride))
+
+    def paddings(self) -> Iterator[tuple[int, int]]:
+        """From a crop of one pixel to `k' - 1`, the sides differing by one at most."""
+        if self.pool:
+            yield self.padding, self.padding
+            return
+        most = max(self.padding, self.pretrain_kernel_size - 1)
+        for before, after in itertools.product(range(-1, most + 2), repeat=2):
+            if before <= most and abs(before - after) <= 1:
+                yield before, after
+
+
+@dataclass(frozen=True)
+class Map:
+    """A map of `length` pixels whose first looks at `first`, each next one `step` further."""
+
+    length: int
+    step: float = 1.0
+    first: float = 0.0
+
+    def behind(self, kernel_size: int, stride: int, padding: tuple[int, int]) -> Map | None:
+        if self.length < 1 or self.length + sum(padding) < max(kernel_size, 1):
+            return None
+        signal = torch.zeros(1, 1, self.length + sum(padding))
+        length = F.max_pool1d(signal, kernel_size, stride).shape[-1]
+        middle_of_first_window = (kernel_size - 1) / 2 - padding[0]
+        return Map(length, self.step * stride, self.first + self.step * middle_of_first_window)
+
+    def off_centre(self, image: int) -> float:
+        return (self.first + self.step * (self.length - 1) / 2 - (image - 1) / 2) / self.step
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A chain of layers over `image` pixels, in the pre-train network over `small` pixels."""
+
+    layers: tuple[Layer, ...]
+    image: int
+    small: int
+
+    def target_maps(self) -> list[Map]:
+        maps = [Map(self.image)]
+        for layer in self.layers:
+            behind = maps[-1].behind(layer.kernel_size, layer.stride, (layer.padding,) * 2)
+            assert behind is not None
+            maps.append(behind)
+        return maps[1:]
+
+    def drift(self, small: Map, target: Map) -> float:
+        return small.off_centre(self.small) - target.off_centre(self.image)
+
+    def map_cost(self, small: Map, target: Map) -> float:
+        ideal = target.length * self.small / self.image
+        relative = (small.length - ideal) / ideal
+        off = self.drift(small, target)
+        over = chains.OVER_LIMIT_COST if abs(off) > chains.DRIFT_LIMIT + 1e-6 else 0.0
+        size = chains.SIZE_COST * relative**2 - chains.LARGER_FIRST * relative
+        return size + chains.DRIFT_COST * off**2 + over
+
+    def cost(self, paddings: Sequence[tuple[int, int]]) -> tuple[float, list[Map]] | None:
+        """Cost of these paddings and the maps they lead to; `None` where no pixel is left."""
+        total, maps = 0.0, [Map(self.small)]
+        for layer, target, padding in zip(self.layers, self.target_maps(), paddings, strict=True):
+            if not layer.pool and layer.pretrain_kernel_size > maps[-1].length:
+                return None
+            behind = maps[-1].behind(layer.pretrain_kernel_size, layer.stride, padding)
+            if behind is None:
+                return None
+            maps.append(behind)
+            total += self.map_cost(behind, target)
+            even = padding[0] == padding[1] >= 0
+            total += 0.0 if even else chains.PAD_COST
+            total += chains.OWN_PADDING * sum(abs(p - layer.padding) for p in padding)
+        return total, maps[1:]
+
+    def search(self) -> Iterator[tuple[float, list[Map]]]:
+        for paddings in itertools.product(*(layer.paddings() for layer in self.layers)):
+            found = self.cost(paddings)
+            if found is not None:
+                yield found
+
+
+def chosen_paddings(model: nn.Module, problem: Problem) -> list[tuple[int, int]]:
+    network, _, solution = solved(model, problem.image, problem.small)
+    windows = [event for event in network.events if isinstance(event, Window)]
+    assert len(windows) == len(problem.layers)
+    return [solution.paddings[window] for window in windows]
+
+
+layers = st.builds(
+    Layer,
+    kernel_size=st.sampled_from([3, 3, 5, 7]),
+    stride=st.integers(1, 2),
+    padding=st.integers(0, 3),
+)
+pools = st.builds(
+    Layer,
+    kernel_size=st.sampled_from([2, 3]),
+    stride=st.just(2),
+    padding=st.integers(0, 1),
+    pool=st.just(True),
+)
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.one_of(layers, layers, pools), min_size=1, max_size=3).filter(
+        lambda drawn: not drawn[0].pool
+    ),
+    st.sampled_from([(56, 40), (60, 40), (77, 49), (64, 46)]),
+)
+def test_chains_cost_no_more_than_the_best_of_all_paddings(
+    drawn: list[Layer], size: tuple[int, int]
+) -> None:
+    problem = Problem(tuple(drawn), *size)
+    model = nn.Sequential(*(layer.module() for layer in drawn))
+    found = problem.cost(chosen_paddings(model, problem))
+    assert found is not None
+    assert found[0] == pytest.approx(min(cost for cost, _ in problem.search()), abs=1e-9)
+
+
+class Residual(nn.Module):
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*(layer.module() for layer in layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = x + self.body(x)
+        return result
+
+
+@pytest.mark.parametrize("size", [(56, 40), (28, 20), (64, 46), (33, 21)])
+@pytest.mark.parametrize(
+    "kernels", [(3,), (5,), (7,), (3, 3), (3, 5), (5, 3), (7, 3), (3, 3, 3), (5, 3, 3), (3, 3, 5)]
+)
+def test_residual_blocks_cost_no_more_than_the_best_of_all_paddings(
+    kernels: tuple[int, ...], size: tuple[int, int]
+) -> None:
+    problem = Problem(tuple(Layer(k, 1, k // 2) for k in kernels), *size)
+    model = Residual(problem.layers)
+    network, _, solution = solved(model, problem.image, problem.small)
+    assert solution.adapters == ()
+    (join,) = (event for event in network.events if isinstance(event, Join))
+    assert solution.lengths[join.out] == problem.small
+
+    target = problem.target_maps()[-1]
+
+    def with_mismatch(cost: float, maps: Sequence[Map]) -> float:
+        return cost + geometry.MISMATCH_COST * problem.drift(maps[-1], target) ** 2
+
+    found = problem.cost(chosen_paddings(model, problem))
+    assert found is not None
+    best = min(
+        with_mismatch(cost, maps)
+        for cost, maps in problem.search()
+        if maps[-1].length == problem.small
+    )
+    assert with_mismatch(*found) == pytest.approx(best, abs=1e-9)
+
+
+# The paper's networks.
+
+
+@functools.cache
+def torchvision_plan(name: str) -> ScalePlan:
+    models = pytest.importorskip("torchvision.models")
+    with torch.device("meta"):
+        arguments = {"init_weights": False} if name == "googlenet" else {}
+        target = models.get_model(name, weights=None, **arguments)
+    return fxscale.downscale(target.to_empty(device="cpu"), 160, target_size=224).plan
+
+
+def drifts(plan: ScalePlan, prefix: str) -> list[FeatureMap]:
+    return [m for m in plan.feature_maps if m.module.startswith(prefix)]
+
+
+LADDER = {224: 160, 112: 80, 56: 40, 28: 20, 14: 10, 7: 5}
+
+
+def test_resnet34_needs_one_pad_operator_and_drifts_by_a_quarter() -> None:
+    plan = torchvision_plan("resnet34")
+    assert plan.max_drift <= 0.25
+    assert len(plan.pad_operators) == 1
+    joins = [m for m in plan.feature_maps if m.node.startswith("iadd")]
+    assert len(joins) == 16
+    for feature_map in (*joins, *drifts(plan, "maxpool"), *drifts(plan, "conv1")):
+        expected = tuple(LADDER[n] for n in feature_map.target_size)
+        assert feature_map.pretrain_size == expected, feature_map
+    assert {m.pretrain_size[0] for m in joins} == {40, 20, 10, 5}
+
+
+def test_resnet34_does_not_drift_across_stride_1_blocks() -> None:
+    plan = torchvision_plan("resnet34")
+    joins = [m for m in plan.feature_maps if m.node.startswith("iadd")]
+    stages = [joins[:3], joins[3:7], joins[7:13], joins[13:]]
+    for stage in stages:
+        assert len({m.drift for m in stage}) == 1, stage
+    assert joins[0].drift == (0, 0)
+    for conv in plan.convs:
+        if ".0." in conv.name or not conv.name.endswith(("conv1", "conv2")) or conv.name == "conv1":
+            continue
+        (call,) = conv.calls
+        # p = 1, then p = 0, without a pad operator.
+        amount = 1 if conv.name.endswith("conv1") else 0
+        assert call.pretrain_padding == ((amount, amount),) * 2, conv.name
+        assert not call.pad_operator
+
+
+def test_overfeat_needs_no_pad_operator() -> None:
+    plan = fxscale.downscale(overfeat_fast(), 147, target_size=231).plan
+    assert plan.pad_operators == ()
+    assert plan.max_drift <= 0.5
+    sizes = [m.pretrain_size[0] for m in plan.feature_maps]
+    assert sizes[:5] == [147, 36, 18, 16, 8]
+    assert sizes[-1] == 4
+    assert [i.pretrain_size for i in plan.interfaces] == [(4, 4)]
+
+
+def test_lone_kernels_in_bottlenecks_take_turns() -> None:
+    """A lone 2x2 kernel moves the grid half a pixel; every second one moves it back."""
+    plan = torchvision_plan("resnet50")
+    assert plan.max_drift <= 0.5
+    paddings = [
+        conv.calls[0].pretrain_padding
+        for conv in plan.convs
+        if conv.name.endswith("conv2") and conv.stride == (1, 1)
+    ]
+    assert set(paddings) == {((1, 0),) * 2, ((0, 1),) * 2}
+    for stage in ("layer1.", "layer2.", "layer3.", "layer4."):
+        sides = [
+            conv.calls[0].pretrain_padding[0]
+            for conv in plan.convs
+            if conv.name.startswith(stage) and conv.name.endswith("conv2")
+        ]
+        assert all(one != other for one, other in itertools.pairwise(sides[1:])), (stage, sides)
+    assert len(plan.pad_operators) <= 16
+
+
+@pytest.mark.parametrize("name", ["densenet121", "googlenet"])
+def test_concatenated_maps_agree_and_drift_by_half_a_pixel_at_most(name: str) -> None:
+    plan = torchvision_plan(name)
+    assert plan.max_drift <= 0.5
+    joins = [m for m in plan.feature_maps if m.node.startswith("cat")]
+    assert joins
+    for feature_map in joins:
+        assert feature_map.pretrain_size == tuple(LADDER[n] for n in feature_map.target_size)
+
+
+# Joins.
+
+
+class Skip(nn.Module):
+    """A U-Net of one level: the way up meets what the way down left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 2, 3, padding=1)
+        self.down = nn.Conv2d(2, 2, 3, 2, 1)
+        self.up = nn.Upsample(scale_factor=2)
+        self.last = nn.Conv2d(4, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        result: Tensor = self.last(torch.cat([x, self.up(F.relu(self.down(x)))], 1))
+        return result
+
+
+@pytest.mark.parametrize(("target", "small"), [(64, 46), (64, 44), (32, 22), (48, 34)])
+def test_a_skip_meets_the_upsampled_map(target: int, small: int) -> None:
+    network = fxscale.downscale(Skip(), small, target_size=target)
+    maps = {m.node: m for m in network.plan.feature_maps}
+    assert maps["cat"].pretrain_size == maps["first"].pretrain_size
+    assert abs(maps["cat"].pretrain_size[0] - small) <= 1
+    adapted = maps["up"].pretrain_size != maps["cat"].pretrain_size
+    assert ("up -> cat" in network.plan.pad_operators) == adapted
+    assert network(torch.zeros(2, 1, small, small)).shape[2:] == maps["last"].pretrain_size
+    assert network.plan.max_drift <= 0.5
+
+
+class Unequal(nn.Module):
+    """Two ways of pools, which have no padding to choose, from 16 to 4 pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 1)
+        self.slow = nn.Sequential(nn.MaxPool2d(2), nn.MaxPool2d(2))
+        self.fast = nn.MaxPool2d(3, 4, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        result: Tensor = self.slow(x) + self.fast(x)
+        return result
+
+
+@pytest.mark.parametrize("small", [10, 11, 12, 13, 14, 15])
+def test_operands_that_no_padding_fits_get_an_adapter(small: int) -> None:
+    slow, fast = small // 2 // 2, (small - 3) // 4 + 1
+    network = fxscale.downscale(Unequal(), small, target_size=16)
+    adapters = [name for name in network.plan.pad_operators if "->" in name]
+    assert len(adapters) == (slow != fast)
+    maps = {m.node: m for m in network.plan.feature_maps}
+    out = network(torch.zeros(2, 1, small, small))
+    assert tuple(out.shape[2:]) == maps["add"].pretrain_size
+    assert maps["add"].pretrain_size[0] in (slow, fast)
+
+
+def test_joins_far_apart_get_one_length() -> None:
+    """Both convolutions could give 20 or 21 pixels; what meets later must agree now."""
+
+    class Late(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left = nn.Sequential(nn.Conv1d(1, 1, 3, 2, 1), Residual([Layer(3, 1, 1)] * 2))
+            self.right = nn.Sequential(nn.Conv1d(1, 1, 7, 2, 3), Residual([Layer(5, 1, 2)]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.left(x) * self.right(x)
+            return result
+
+    plan = fxscale.downscale(Late(), 41, target_size=57).plan
+    joins = [m for m in plan.feature_maps if m.node.startswith(("add", "mul"))]
+    assert len(joins) >= 2
+    assert len({m.pretrain_size for m in joins}) == 1
+    assert not [name for name in plan.pad_operators if "->" in name]
+
+
+def test_resnet34_measured_on_the_finished_networks() -> None:
+    """The drifts of the whole network, measured with an image of coordinates."""
+    models = pytest.importorskip("torchvision.models")
+    target = models.resnet34(weights=None)
+    small = fxscale.downscale(target, 160, target_size=224)
+    same = fxscale.downscale(target, 224, target_size=224, keep=["*"])
+    for axis in range(2):
+        found, wanted = coordinates(small, 160, axis), coordinates(same, 224, axis)
+        for feature_map in small.plan.feature_maps:
+            apart = off_centre(found[feature_map.node], 160) - off_centre(
+                wanted[feature_map.node], 224
+            )
+            assert feature_map.drift[axis] == pytest.approx(apart, abs=1e-6), feature_map
+            assert abs(apart) <= 0.25 + 1e-6
+
+
+@pytest.mark.parametrize(("target", "small"), [(24, 2), (12, 1)])
+def test_vanishing_maps_are_refused(target: int, small: int) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 1, 7, 2), nn.Conv2d(1, 1, 3))
+    with pytest.raises(fxscale.SizeError, match="too few for a kernel of"):
+        fxscale.downscale(model, small, target_size=target)
