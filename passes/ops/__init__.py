@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fxscale.passes.ops import (
+    attention,
     conv,
     elementwise,
     join,
@@ -17,6 +18,7 @@ from fxscale.passes.ops import (
 )
 
 __all__ = [
+    "attention",
     "conv",
     "elementwise",
     "join",

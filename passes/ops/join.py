@@ -74,13 +74,13 @@ def broadcast(call: Call, names: Sequence[str]) -> Annotation:
         present = [
             (node, len(dims) + index, dims[index]) for node, dims in tensors if len(dims) >= -index
         ]
-        result.append(_meet(call, present))
+        result.append(meet(call, present))
     for node, dims in tensors:
         _note_feature_parameter(call, node, dims, result)
     return Shape(tuple(result))
 
 
-def _meet(call: Call, present: Sequence[tuple[fx.Node, int, Dim]]) -> Dim:
+def meet(call: Call, present: Sequence[tuple[fx.Node, int, Dim]]) -> Dim:
     """One dimension of the result from the operands' dimensions (lengths are equal or 1)."""
     long = [entry for entry in present if target_length(entry[2]) > 1] or list(present)
     spatial = [entry for entry in long if is_spatial(entry[2])]
@@ -131,7 +131,7 @@ def concatenate(call: Call) -> Annotation:
             (node, index, shape.dims[index]) for node, shape in zip(nodes, shapes, strict=True)
         ]
         if index != dim:
-            result.append(_meet(call, present))
+            result.append(meet(call, present))
         elif any(is_spatial(entry[2]) for entry in present):
             raise call.refuse(
                 "concatenation along a spatial dimension", "concatenate along channels"
@@ -146,7 +146,7 @@ def stack(call: Call) -> Annotation:
     shapes, nodes = _sequence(call)
     dim = call.value("dim", 0) % call.result.ndim
     result = [
-        _meet(call, [(n, index, s.dims[index]) for n, s in zip(nodes, shapes, strict=True)])
+        meet(call, [(n, index, s.dims[index]) for n, s in zip(nodes, shapes, strict=True)])
         for index in range(call.result.ndim - 1)
     ]
     result.insert(dim, (Axis(len(shapes), spatial=False),))

@@ -55,6 +55,11 @@ def _reshape(call: Call) -> Annotation:
     return Shape(dims)
 
 
+@handles(".view_as", ".reshape_as", params="input other")
+def view_as(call: Call) -> Annotation:
+    return Shape(regroup(call, call.dims(), call.result.shape))
+
+
 def regroup(call: Call, dims: Dims, lengths: Sequence[int]) -> Dims:
     """Distribute the axes, in order, over dimensions of the given lengths.
 

@@ -17,6 +17,8 @@ BODIES: dict[str, Any] = {
     "mean list": lambda m, x: x.mean([-2, -1]),
     "torch.mean": lambda m, x: torch.mean(x, dim=3).mean(2),
     "amax": lambda m, x: x.amax(dim=(2, 3)),
+    "var": lambda m, x: x.var((2, 3), unbiased=False),
+    "torch.std": lambda m, x: torch.std(x, dim=(2, 3), keepdim=True),
     "sum over channels": lambda m, x: x.sum(1, keepdim=True),
     "flattened": lambda m, x: x.flatten(2).mean(-1),
     "everything": lambda m, x: x.mean(),
