@@ -1,0 +1,96 @@
+"""Verify: a pre-train network that is not what was planned does not get out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxscale
+from fxscale.errors import UnsupportedModelError
+from fxscale.passes import pipeline
+from fxscale.passes.ops import registry
+from fxscale.passes.ops.registry import Call, handles
+from tests.passes.networks import Around
+
+
+def test_a_wrong_layer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = pipeline.rewrite
+
+    def sabotage(*args: Any, **kwargs: Any) -> fxscale.PretrainNetwork:
+        small = original(*args, **kwargs)
+        small.get_submodule("conv").padding = (3, 3)
+        return small
+
+    monkeypatch.setattr(pipeline, "rewrite", sabotage)
+    with pytest.raises(
+        UnsupportedModelError,
+        match=r"'conv' has the shape \(2, 4, 13, 13\) in the pre-train network where "
+        r"\(2, 4, [89], [89]\) was planned",
+    ):
+        fxscale.downscale(Around(lambda m, x: x), 8, target_size=12)
+
+
+def test_a_wrong_state_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = pipeline.rewrite
+
+    def sabotage(*args: Any, **kwargs: Any) -> fxscale.PretrainNetwork:
+        small = original(*args, **kwargs)
+        small.register_buffer("surplus", torch.zeros(3))
+        return small
+
+    monkeypatch.setattr(pipeline, "rewrite", sabotage)
+    with pytest.raises(
+        UnsupportedModelError,
+        match=r"first at 'surplus': planned None, found \(3,\)",
+    ):
+        fxscale.downscale(Around(lambda m, x: x), 8, target_size=12)
+
+
+def test_a_layer_that_fails_is_named() -> None:
+    class Fixed(nn.Module):
+        """Claims to keep its input's shape, but accepts 12 pixels alone."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.pad(x, (0, 0)) + torch.zeros(12)
+
+    known = dict(registry._REGISTRY)
+    try:
+
+        @handles(Fixed)
+        def keep(call: Call) -> Any:
+            return call.annotation("input")
+
+        model = Around(lambda m, x: m.fixed(x), fixed=Fixed())
+        with pytest.raises(UnsupportedModelError, match=r"'fixed' fails in the pre-train network"):
+            fxscale.downscale(model, 8, target_size=12)
+    finally:
+        registry._REGISTRY.clear()
+        registry._REGISTRY.update(known)
+
+
+def test_an_assertion_over_a_size_is_a_decision() -> None:
+    def body(m: Around, x: Tensor) -> Tensor:
+        assert x.shape[2] == 12
+        return x
+
+    with pytest.raises(UnsupportedModelError, match="Python code in forward depends on a size"):
+        fxscale.downscale(Around(body), 8, target_size=12)
+
+
+def test_a_size_taken_as_a_python_number() -> None:
+    def body(m: Around, x: Tensor) -> Tensor:
+        return x * int(x.shape[2])
+
+    with pytest.raises(UnsupportedModelError, match=r"is 12 at the target size and \d at the pre-"):
+        fxscale.downscale(Around(body), 8, target_size=12)
+
+
+def test_nothing_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
+    # An image of 2 ** 40 pixels runs through all passes.
+    model = nn.Sequential(nn.Conv2d(3, 4, 5, padding=2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    small = fxscale.downscale(model, 2**19, target_size=2**20)
+    assert small.plan.pretrain_size == (2**19, 2**19)
