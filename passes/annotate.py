@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Any
 
@@ -53,7 +53,6 @@ class Annotator:
         self.linears: list[LinearSite] = []
         self.features: dict[str, FeatureEntry] = {}
         self.substitutions: list[Substitution] = []
-        self.fixed_lengths: dict[Axis, int] = {}
         named = (network.model.named_parameters, network.model.named_buffers)
         self._state = {name for each in named for name, _ in each(remove_duplicate=False)}
 
@@ -69,8 +68,14 @@ class Annotator:
             linears=tuple(self.linears),
             features=tuple(self.features.values()),
             substitutions=tuple(self.substitutions),
-            fixed_lengths=self.fixed_lengths,
+            outputs=frozenset(self._output_axes()),
         )
+
+    def _output_axes(self) -> Iterator[Axis]:
+        returned: list[fx.Node] = []
+        fx.node.map_arg(list(self.network.outputs.values()), returned.append)
+        for node in returned:
+            yield from spatial_axes(self.annotations[node])
 
     def _annotate(self, node: fx.Node) -> Annotation:
         if node.op == "placeholder":
@@ -269,6 +274,18 @@ def is_tensor_annotation(annotation: Annotation) -> bool:
     if isinstance(annotation, dict):
         return any(map(is_tensor_annotation, annotation.values()))
     return isinstance(annotation, Shape)
+
+
+def spatial_axes(annotation: Annotation) -> Iterator[Axis]:
+    """The spatial axes of all tensors in an annotation."""
+    if isinstance(annotation, Shape):
+        yield from (axis for dim in annotation.dims for axis in dim if axis.spatial)
+    elif isinstance(annotation, tuple | list):
+        for item in annotation:
+            yield from spatial_axes(item)
+    elif isinstance(annotation, dict):
+        for item in annotation.values():
+            yield from spatial_axes(item)
 
 
 def carries_size(annotation: Annotation) -> bool:

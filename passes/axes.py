@@ -199,4 +199,5 @@ class AnnotatedNetwork:
     linears: tuple[LinearSite, ...]
     features: tuple[FeatureEntry, ...]
     substitutions: tuple[Substitution, ...]
-    fixed_lengths: Mapping[Axis, int]
+    outputs: frozenset[Axis]
+    """The spatial axes of what the network returns."""

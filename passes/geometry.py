@@ -60,7 +60,7 @@ def solve_geometry(
         for axes, lengths in zip(network.inputs, image_lengths, strict=True)
         for axis, length in zip(axes, lengths, strict=True)
     }
-    return _Solver(target_grids(network), images, kernels).run(network.events)
+    return _Solver(network, images, kernels).run()
 
 
 class _Solver:
@@ -68,19 +68,21 @@ class _Solver:
 
     def __init__(
         self,
-        target: Mapping[Axis, Grid],
+        network: AnnotatedNetwork,
         images: Mapping[Axis, Grid],
         kernels: Mapping[str, tuple[int, ...]],
     ) -> None:
-        self.target = target
+        self.network = network
+        self.target = target_grids(network)
         self.solved = dict(images)
-        self.ladder = Ladder(target)
+        self.ladder = Ladder(self.target)
         self.chains = ChainSolver(kernels, self.ladder)
         self.pending: dict[Axis, list[Candidate]] = {}
         self.paddings: dict[Window, Padding] = {}
         self.adapters: list[Adapter] = []
 
-    def run(self, events: Sequence[Event]) -> Geometry:
+    def run(self) -> Geometry:
+        events = self.network.events
         graph = AxisGraph(events)
         done: set[Event] = set()
         for event in events:
@@ -100,6 +102,9 @@ class _Solver:
 
     def _settle_end(self, axis: Axis, candidates: Sequence[Candidate], *, anchor: bool) -> None:
         wanted = self.ladder.length(axis, candidates[0].grid)
+        if wanted is None and axis in self.network.outputs:
+            # What the network returns is compared with labels of the same size.
+            wanted = round(self.ladder.ideal(axis, candidates[0].grid))
         fitting = [c for c in candidates if c.grid.length == wanted]
         best = min(fitting or candidates, key=lambda c: c.cost)
         if anchor:

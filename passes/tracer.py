@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import logging
 import operator
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
@@ -24,6 +26,9 @@ from fxscale.errors import UnsupportedModelError
 
 VALUE = "fxscale_value"
 """Key of `node.meta` under which the value of a node at the target size is kept."""
+
+Instruction = tuple[FrameType, int]
+"""A frame and the bytecode instruction that it is at."""
 
 _INPLACE = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor")
 
@@ -64,7 +69,8 @@ class ValueProxy(fx.Proxy):
         return int(self.tracer.decide(self.node, int))
 
     def __index__(self) -> int:
-        return int(self.tracer.decide(self.node, operator.index))
+        caller = sys._getframe(1)
+        return self.tracer.decide_index(self.node, (caller, caller.f_lasti))
 
     def __float__(self) -> float:
         return float(self.tracer.decide(self.node, float))
@@ -131,6 +137,8 @@ class ValueTracer(fx.Tracer):
         self.leaf_types = leaf_types
         self.opaque_types = opaque_types
         self.decisions: list[Decision] = []
+        self._instruction: Instruction | None = None
+        self._asked_there = 0
         self._evaluating = False
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -169,9 +177,24 @@ class ValueTracer(fx.Tracer):
         type_expr: Any | None = None,
     ) -> fx.Node:
         node = super().create_node(kind, target, args, kwargs, name, type_expr)
+        self._forget_parsed_index(node)
         if kind != "output":
             node.meta[VALUE] = self._evaluate(node)
         return node
+
+    def _forget_parsed_index(self, node: fx.Node) -> None:
+        """Take back the decision of `F.avg_pool2d(x, x.shape[-1])`, where nothing was decided.
+
+        torch asks a size for its index only to recognise it as an int, then hands the call over to
+        the tracer, size and all: one and the same instruction of the caller does both.
+        """
+        frame: FrameType | None = sys._getframe(1)
+        while self._instruction is not None and frame is not None:
+            if (frame, frame.f_lasti) == self._instruction:
+                del self.decisions[len(self.decisions) - self._asked_there :]
+                break
+            frame = frame.f_back
+        self._instruction = None
 
     def _evaluate(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
@@ -203,6 +226,13 @@ class ValueTracer(fx.Tracer):
         result = convert(value)
         self.decisions.append(Decision(node, result))
         return result
+
+    def decide_index(self, node: fx.Node, instruction: Instruction) -> int:
+        if instruction != self._instruction:
+            self._instruction, self._asked_there = instruction, 0
+        index = int(self.decide(node, operator.index))
+        self._asked_there += 1
+        return index
 
     def decide_contains(self, container: fx.Proxy, item: object) -> bool:
         value = container.node.meta[VALUE]

@@ -160,10 +160,21 @@ def test_chains_cost_no_more_than_the_best_of_all_paddings(
     drawn: list[Layer], size: tuple[int, int]
 ) -> None:
     problem = Problem(tuple(drawn), *size)
-    model = nn.Sequential(*(layer.module() for layer in drawn))
+    # Pooled behind the chain: a map that is returned has to have the input's ratio.
+    model = nn.Sequential(*(layer.module() for layer in drawn), nn.AdaptiveAvgPool2d(1))
     found = problem.cost(chosen_paddings(model, problem))
     assert found is not None
     assert found[0] == pytest.approx(min(cost for cost, _ in problem.search()), abs=1e-9)
+
+
+@pytest.mark.parametrize("kernel_size", [3, 5, 7])
+@pytest.mark.parametrize(("image", "small"), [(24, 16), (32, 22), (33, 21)])
+def test_what_the_network_returns_has_the_ratio_of_the_input(
+    kernel_size: int, image: int, small: int
+) -> None:
+    model = nn.Conv2d(3, 2, kernel_size, padding=kernel_size // 2)
+    compiled = fxscale.downscale(model, small, target_size=image)
+    assert compiled(torch.zeros(1, 3, small, small)).shape == (1, 2, small, small)
 
 
 class Residual(nn.Module):

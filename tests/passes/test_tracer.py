@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxscale
@@ -91,6 +92,31 @@ def test_an_operator_that_fails_names_its_place() -> None:
 def test_membership_of_a_size_is_a_decision() -> None:
     def body(m: Around, x: Tensor) -> Tensor:
         return torch.relu(x) if 12 in x.shape else x
+
+    with pytest.raises(UnsupportedModelError, match="Python code in forward depends on a size"):
+        fxscale.downscale(Around(body), 8, target_size=12)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda m, x: F.avg_pool2d(x, x.shape[-1]),
+        lambda m, x: F.max_pool2d(x, (x.size(2), x.size(3))),
+        lambda m, x: F.avg_pool2d(x, x.size()[2:]),
+    ],
+)
+def test_a_size_given_to_an_operator_is_no_decision(pool: Any) -> None:
+    """torch asks such a size for its index, only to see that it is an int."""
+    small = fxscale.downscale(Around(pool), 8, target_size=12)
+    assert small(torch.randn(2, 3, 8, 8)).shape[2:] == (1, 1)
+
+
+def test_a_size_that_was_counted_before_stays_a_decision() -> None:
+    def body(m: nn.Module, x: Tensor) -> Tensor:
+        length = x.shape[-1]
+        for _ in range(length):
+            x = x * 1.5
+        return F.avg_pool2d(x, length)
 
     with pytest.raises(UnsupportedModelError, match="Python code in forward depends on a size"):
         fxscale.downscale(Around(body), 8, target_size=12)
