@@ -37,21 +37,21 @@ def compiled(target: nn.Module, size: tuple[int, ...], spec: Spec, **options: An
     return fxscale.downscale(target, size, example_inputs=example, **options)
 
 
-def check_downscaling(spec: Spec) -> None:
-    """Only too small a size is refused; a network runs, learns and leads back to the target."""
+def check_downscaling(spec: Spec) -> str:
+    """Only too small a size is refused; a network runs, learns and leads back to the target.
+
+    Returns how it ended, for hypothesis's statistics.
+    """
     target = Network(spec)
     before, modes = snapshot(target), [module.training for module in target.modules()]
     try:
         small = compiled(target, spec.input_size, spec)
     except fxscale.SizeError:  # of these networks, none is refused for what it is
-        event("input size too small")
-        return
+        return "input size too small"
     finally:
         assert_same_state(target.state_dict(), before)
         assert [module.training for module in target.modules()] == modes
         assert all(parameter.grad is None for parameter in target.parameters())
-    event(f"compiled, pad operators: {min(len(small.plan.pad_operators), 2)}")
-
     expected = target(image(spec.target_size))
     found = small(image(spec.input_size))
     assert found.shape == expected.shape
@@ -70,6 +70,7 @@ def check_downscaling(spec: Spec) -> None:
 
     again = compiled(copy.deepcopy(target), spec.input_size, spec)
     assert again.plan == small.plan
+    return f"compiled, pad operators: {min(len(small.plan.pad_operators), 2)}"
 
 
 def check_identity(spec: Spec) -> None:
@@ -93,7 +94,7 @@ MANY = settings(max_examples=2000, suppress_health_check=list(HealthCheck))
 @FEW
 @given(specs())
 def test_downscaling_random_networks(spec: Spec) -> None:
-    check_downscaling(spec)
+    event(check_downscaling(spec))
 
 
 @pytest.mark.slow
@@ -107,7 +108,7 @@ def test_identity_of_random_networks(spec: Spec) -> None:
 @MANY
 @given(specs())
 def test_downscaling_many_random_networks(spec: Spec) -> None:
-    check_downscaling(spec)
+    event(check_downscaling(spec))
 
 
 @pytest.mark.nightly
