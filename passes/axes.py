@@ -39,7 +39,11 @@ def target_length(dim: Dim) -> int:
 
 
 def pretrain_length(dim: Dim, lengths: Lengths) -> int:
-    return prod(lengths[axis] if axis.spatial else axis.target for axis in dim)
+    return prod(pretrain_lengths(dim, lengths))
+
+
+def pretrain_lengths(dim: Dim, lengths: Lengths) -> tuple[int, ...]:
+    return tuple(lengths[axis] if axis.spatial else axis.target for axis in dim)
 
 
 def is_spatial(dim: Dim) -> bool:

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from fxscale.errors import UnsupportedModelError
-from fxscale.passes.axes import AnnotatedNetwork, Dim, Lengths
-from fxscale.passes.sites import Sites
+from fxscale.passes.axes import AnnotatedNetwork, Lengths, pretrain_lengths
+from fxscale.passes.sites import Sites, check_interfaces
 from fxscale.plan import StateMap
 
 
@@ -24,6 +24,7 @@ def invert(
 
     Entries that share a tensor (tied weights) share its map.
     """
+    check_interfaces(sites, lengths)
     state: dict[str, torch.Tensor] = model.state_dict(keep_vars=True)
     used: dict[int, StateMap] = {}
     tensors = _named_tensors(model)
@@ -67,19 +68,15 @@ def _used(
     for interface in sites.interfaces:
         shape = tuple(tensors[interface.weight].shape)
         target = (shape[0], *(axis.target for axis in interface.dim))
-        small = (shape[0], *_lengths(interface.dim, lengths))
+        small = (shape[0], *pretrain_lengths(interface.dim, lengths))
         flat: tuple[int, ...] = (shape[0], _product(small[1:]))
         yield StateMap(interface.weight, "interface", flat, shape, small, target)
     for feature in network.features:
         shape = tuple(tensors[feature.key].shape)
         target = tuple(axis.target for dim in feature.dims for axis in dim)
-        small = tuple(n for dim in feature.dims for n in _lengths(dim, lengths))
-        flat = tuple(_product(_lengths(dim, lengths)) for dim in feature.dims)
+        small = tuple(n for dim in feature.dims for n in pretrain_lengths(dim, lengths))
+        flat = tuple(_product(pretrain_lengths(dim, lengths)) for dim in feature.dims)
         yield StateMap(feature.key, "feature", flat, shape, small, target)
-
-
-def _lengths(dim: Dim, lengths: Lengths) -> tuple[int, ...]:
-    return tuple(lengths[axis] if axis.spatial else axis.target for axis in dim)
 
 
 def _product(values: tuple[int, ...]) -> int:

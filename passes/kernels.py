@@ -80,7 +80,7 @@ def _choose(
 
 def _shrinks(convolution: Convolution, position: int) -> bool:
     """A kernel that covers the whole map follows the map, which the geometry pass decides."""
-    return convolution.scales(position) and convolution.tied(position) is None
+    return convolution.scales(position) and not convolution.tied(position)
 
 
 def _explicit(convolution: Convolution, policy: KernelPolicy) -> KernelSize:

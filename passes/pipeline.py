@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from fxscale.errors import SizeError
+from fxscale.errors import SizeError, UnsupportedModelError
 from fxscale.passes.annotate import annotate
 from fxscale.passes.axes import AnnotatedNetwork
 from fxscale.passes.geometry import Geometry, solve_geometry
@@ -103,7 +103,7 @@ def compile_network(
     plan = run(
         "summarise",
         summarise,
-        traced.model,
+        traced,
         request,
         network,
         sites,
@@ -163,11 +163,18 @@ def _follow_maps(
     """Kernels that cover their whole map get the length of the pre-train map."""
     kernels = dict(chosen)
     for convolution in sites.convolutions:
-        tied = [convolution.tied(position) for position in range(len(convolution.kernel_size))]
-        kernels[convolution.weight] = tuple(
-            k if axis is None else geometry.lengths[axis]
-            for k, axis in zip(chosen[convolution.weight], tied, strict=True)
-        )
+        sizes = list(chosen[convolution.weight])
+        for position in range(len(sizes)):
+            covered = {geometry.lengths[axis] for axis in convolution.tied(position)}
+            if len(covered) > 1:
+                raise UnsupportedModelError(
+                    f"a convolution covers whole maps of different lengths: {sorted(covered)}",
+                    node=convolution.first.node.name,
+                    module=convolution.name,
+                    remedy="use one layer per feature map, or another input_size",
+                )
+            sizes[position] = covered.pop() if covered else sizes[position]
+        kernels[convolution.weight] = tuple(sizes)
     return kernels
 
 

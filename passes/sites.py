@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from torch import nn
 
 from fxscale.errors import UnsupportedModelError
-from fxscale.passes.axes import AnnotatedNetwork, Axis, ConvSite, LinearSite, is_spatial
+from fxscale.passes.axes import (
+    AnnotatedNetwork,
+    Axis,
+    ConvSite,
+    Dim,
+    Lengths,
+    LinearSite,
+    is_spatial,
+    pretrain_lengths,
+)
 
 
 @dataclass(frozen=True)
@@ -35,9 +44,10 @@ class Convolution:
         """Whether the kernel runs over a spatial axis here, in every call."""
         return all(call.scales[position] for call in self.calls)
 
-    def tied(self, position: int) -> Axis | None:
-        """The axis that the kernel covers whole, if it does."""
-        return self.first.tied[position]
+    def tied(self, position: int) -> tuple[Axis, ...]:
+        """The axes that the kernel covers whole, one per call; none if it does not."""
+        axes = (call.tied[position] for call in self.calls)
+        return tuple(axis for axis in axes if axis is not None)
 
 
 @dataclass(frozen=True)
@@ -68,22 +78,39 @@ def find_sites(model: nn.Module, network: AnnotatedNetwork) -> Sites:
         )
     interfaces: dict[str, LinearSite] = {}
     for linear in network.linears:
-        if not is_spatial(linear.dim):
-            continue
-        known = interfaces.setdefault(linear.weight, linear)
-        if known.dim != linear.dim:
-            raise UnsupportedModelError(
-                f"the linear layer {linear.name!r} reads two different feature maps",
-                node=linear.node.name,
-                module=linear.name,
-                remedy="use one layer per feature map",
-            )
+        if is_spatial(linear.dim):
+            first = interfaces.setdefault(linear.weight, linear)
+            _check_same_map(linear, _layout(first.dim) == _layout(linear.dim))
     return Sites(convolutions, tuple(interfaces.values()), network.linears)
+
+
+def check_interfaces(sites: Sites, lengths: Lengths) -> None:
+    """All calls of an interface must read maps of one size in the pre-train network, too."""
+    first = {site.weight: site for site in sites.interfaces}
+    for linear in sites.linears:
+        if linear.weight in first:
+            expected = pretrain_lengths(first[linear.weight].dim, lengths)
+            _check_same_map(linear, pretrain_lengths(linear.dim, lengths) == expected)
+
+
+def _layout(dim: Dim) -> list[tuple[int, bool]]:
+    return [(axis.target, axis.spatial) for axis in dim]
+
+
+def _check_same_map(linear: LinearSite, same: bool) -> None:
+    if not same:
+        raise UnsupportedModelError(
+            f"the linear layer {linear.name!r} reads two different feature maps",
+            node=linear.node.name,
+            module=linear.name,
+            remedy="use one layer per feature map",
+        )
 
 
 def _check_calls(convolution: Convolution) -> None:
     for call in convolution.calls[1:]:
-        if call.tied != convolution.first.tied:
+        covered = [axis is not None for axis in call.tied]
+        if covered != [axis is not None for axis in convolution.first.tied]:
             raise UnsupportedModelError(
                 "a convolution covers the whole map in one call and not in another",
                 node=call.node.name,

@@ -32,7 +32,7 @@ def first_factor(sites: Sites) -> float:
     for convolution in sites.convolutions:
         for position, k in enumerate(convolution.kernel_size):
             small = max(paper_kernel(k), min(k, convolution.stride[position]), min(k, 2))
-            if small < k and convolution.scales(position) and convolution.tied(position) is None:
+            if small < k and convolution.scales(position) and not convolution.tied(position):
                 return k / small
     raise SizeError(
         "no kernel of this model gets smaller by Table 1, so the paper's rule suggests no input "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import fx, nn
+from torch import fx
 
 from fxscale.fingerprint import fingerprint_of_shapes
 from fxscale.passes.axes import (
@@ -20,6 +20,7 @@ from fxscale.passes.axes import (
 from fxscale.passes.geometry import Geometry
 from fxscale.passes.padding import Paddings
 from fxscale.passes.sites import Convolution, Sites
+from fxscale.passes.trace import TRAIN, TracedNetwork
 from fxscale.passes.tracer import module_path
 from fxscale.plan import (
     ConvCall,
@@ -43,7 +44,7 @@ class Request:
 
 
 def summarise(
-    model: nn.Module,
+    traced: TracedNetwork,
     request: Request,
     network: AnnotatedNetwork,
     sites: Sites,
@@ -52,18 +53,22 @@ def summarise(
     paddings: Paddings,
     state: Sequence[StateMap],
 ) -> ScalePlan:
+    """The plan; what is computed per call counts the train mode, the one that takes the time."""
+    trained = frozenset(traced.order[TRAIN])
     return ScalePlan(
-        model=type(model).__name__,
+        model=type(traced.model).__name__,
         fingerprint=fingerprint_of_shapes({entry.key: entry.target_shape for entry in state}),
         target_size=request.target_size,
         pretrain_size=request.pretrain_size,
         target_size_source=request.target_size_source,
         kernels=request.kernels,
-        convs=tuple(_conv(c, kernels[c.weight], geometry, paddings) for c in sites.convolutions),
+        convs=tuple(
+            _conv(c, kernels[c.weight], geometry, paddings, trained) for c in sites.convolutions
+        ),
         interfaces=tuple(_interface(site, geometry) for site in sites.interfaces),
         feature_maps=tuple(_feature_maps(network, geometry)),
         pad_operators=_pad_operators(geometry, paddings),
-        dense_macs=_dense_macs(sites.linears, geometry),
+        dense_macs=_dense_macs([s for s in sites.linears if s.node in trained], geometry),
         state=tuple(state),
     )
 
@@ -81,8 +86,10 @@ def _conv(
     kernel_size: tuple[int, ...],
     geometry: Geometry,
     paddings: Paddings,
+    trained: frozenset[fx.Node],
 ) -> ConvPlan:
     first = convolution.first
+    calls = [call for call in convolution.calls if call.node in trained] or convolution.calls
     return ConvPlan(
         name=convolution.name,
         weight=convolution.weight,
@@ -95,7 +102,7 @@ def _conv(
         stride=first.stride,
         dilation=first.dilation,
         transposed=first.transposed,
-        calls=tuple(_call(call, geometry, paddings) for call in convolution.calls),
+        calls=tuple(_call(call, geometry, paddings) for call in calls),
     )
 
 

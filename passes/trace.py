@@ -63,7 +63,7 @@ def trace(
     model: nn.Module,
     inputs: InputSpec,
     *,
-    leaf_types: frozenset[type[nn.Module]] = frozenset(),
+    leaf_types: frozenset[type[nn.Module] | str] = frozenset(),
     opaque_types: tuple[type[nn.Module], ...] = (),
     concrete_args: Mapping[str, Any] | None = None,
 ) -> TracedNetwork:

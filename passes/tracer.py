@@ -50,6 +50,11 @@ def module_path(node: fx.Node) -> str:
     return str(paths[-1]) if paths else ""
 
 
+def class_name(cls: type) -> str:
+    """The name of a class by which packages that may be missing are referred to."""
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
 class ValueProxy(fx.Proxy):
     """A proxy that answers what Python asks of a value: its truth, length, integer, items."""
 
@@ -118,8 +123,8 @@ class ValueAttribute(ValueProxy):
 class ValueTracer(fx.Tracer):
     """Traces a module at the sizes of `inputs` (fake tensors), computing every node's value.
 
-    Modules of the exact classes `leaf_types`, and instances of `opaque_types`, are kept as they
-    are, besides all of `torch.nn`.
+    Modules of the exact classes `leaf_types` (or of classes with these names), and instances of
+    `opaque_types`, are kept as they are, besides all of `torch.nn`.
     """
 
     proxy_buffer_attributes = True
@@ -128,7 +133,7 @@ class ValueTracer(fx.Tracer):
         self,
         fake_mode: FakeTensorMode,
         inputs: dict[str, Any],
-        leaf_types: frozenset[type[nn.Module]],
+        leaf_types: frozenset[type[nn.Module] | str],
         opaque_types: tuple[type[nn.Module], ...],
     ) -> None:
         super().__init__()
@@ -142,7 +147,8 @@ class ValueTracer(fx.Tracer):
         self._evaluating = False
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if type(m) in self.leaf_types or isinstance(m, self.opaque_types):
+        known = type(m) in self.leaf_types or class_name(type(m)) in self.leaf_types
+        if known or isinstance(m, self.opaque_types):
             return True
         return super().is_leaf_module(m, module_qualified_name)
 

@@ -46,6 +46,8 @@ _DROPOUT = (
     nn.Dropout3d,
     nn.FeatureAlphaDropout,
 )
+# They drop whole paths in train mode only; as leaves, both modes share one graph.
+_DROP_PATH = ("torchvision.ops.stochastic_depth:StochasticDepth", "timm.layers.drop:DropPath")
 _CHANNEL_NORMALISATION = (
     nn.BatchNorm1d,
     nn.BatchNorm2d,
@@ -145,6 +147,7 @@ _TORCH_ONLY = (torch.relu_, torch.clone, torch.detach, torch.dropout, F.softmax,
 @handles(
     *_ACTIVATIONS,
     *_DROPOUT,
+    *_DROP_PATH,
     *_FUNCTIONS,
     *(getattr(torch, name) for name in _NAMES),
     *(f".{name}" for name in _NAMES),
@@ -171,16 +174,3 @@ def channel_normalisation(call: Call) -> Annotation:
         channels = "num_channels" if isinstance(call.module, nn.GroupNorm) else "num_features"
         call.annotator.substitute(call.node, dims[1], attribute=channels)
     return Shape(dims)
-
-
-def _register_optional() -> None:
-    """Layers of torchvision and timm that drop whole paths: same shape in both modes."""
-    try:
-        from torchvision.ops import StochasticDepth
-    except ImportError:
-        pass
-    else:
-        handles(StochasticDepth)(keep_shape)
-
-
-_register_optional()

@@ -19,7 +19,7 @@ from torch import fx, nn
 
 from fxscale.errors import UnsupportedModelError
 from fxscale.passes.axes import Annotation, Dims, Shape
-from fxscale.passes.tracer import VALUE, module_path
+from fxscale.passes.tracer import VALUE, class_name, module_path
 
 if TYPE_CHECKING:
     from fxscale.passes.annotate import Annotator
@@ -39,6 +39,7 @@ _REGISTRY: dict[Hashable, Registration] = {}
 def handles(*targets: Hashable, params: str = "input") -> Callable[[Handler], Handler]:
     """Register a handler for module classes, functions and method names such as `".view"`.
 
+    A module class of a package that need not be there goes by its name, `"package.module:Class"`.
     `params` names the operator's arguments in order; a last name with a star collects the rest.
     A second handler for the same operator raises `ValueError`.
     """
@@ -58,14 +59,20 @@ def handles(*targets: Hashable, params: str = "input") -> Callable[[Handler], Ha
 
 def lookup(target: Hashable) -> Registration | None:
     try:
-        return _REGISTRY.get(target)
+        found = _REGISTRY.get(target)
     except TypeError:  # an unhashable callable object
         return None
+    return found or (_REGISTRY.get(class_name(target)) if isinstance(target, type) else None)
 
 
-def registered_leaf_types() -> frozenset[type[nn.Module]]:
-    """Module classes with a handler: the tracer does not enter them."""
-    return frozenset(t for t in _REGISTRY if isinstance(t, type) and issubclass(t, nn.Module))
+def registered_leaf_types() -> frozenset[type[nn.Module] | str]:
+    """Module classes with a handler, or their names: the tracer does not enter them."""
+    return frozenset(
+        target
+        for target in _REGISTRY
+        if (isinstance(target, str) and ":" in target)
+        or (isinstance(target, type) and issubclass(target, nn.Module))
+    )
 
 
 @dataclass(frozen=True)

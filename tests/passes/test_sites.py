@@ -44,9 +44,8 @@ def test_fixed_filters_are_not_learnable() -> None:
 def test_a_kernel_over_the_whole_map_is_tied_to_it() -> None:
     sites = sites_of(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 12)))
     first, second = sites.convolutions
-    assert first.tied(0) is None
-    assert second.tied(0) is not None
-    assert second.tied(0).target == 12
+    assert first.tied(0) == ()
+    assert [axis.target for axis in second.tied(0)] == [12]
 
 
 def test_interfaces_are_the_linear_layers_over_maps() -> None:

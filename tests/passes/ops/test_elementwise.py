@@ -95,3 +95,22 @@ def test_batchnorm_over_a_flattened_map_is_laid_out_over_it() -> None:
 def test_axes_are_kept() -> None:
     network = annotated(Around(lambda m, x: torch.tanh(m.norm(x)), norm=nn.BatchNorm2d(4)))
     assert layout(network, "tanh") == layout(network, "norm") == layout(network, "conv")
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "arguments"),
+    [("torchvision.ops", "StochasticDepth", (0.5, "row")), ("timm.layers", "DropPath", (0.5,))],
+)
+def test_dropped_paths_leave_one_graph_for_both_modes(
+    package: str, name: str, arguments: tuple[Any, ...]
+) -> None:
+    layer = getattr(pytest.importorskip(package), name)(*arguments)
+    model = Around(lambda m, x: x + m.drop(m.second(x)), drop=layer, second=nn.Conv2d(4, 4, 1))
+    small = fxscale.downscale(model, 8, target_size=12)
+    assert small._eval_graph is None
+    assert isinstance(small.drop, type(layer))
+    images = torch.randn(64, 3, 8, 8)
+    kept = small.eval()(images)
+    dropped = small.train()(images)
+    changed = (kept != dropped).flatten(1).any(1)
+    assert 0 < int(changed.sum()) <= 64
