@@ -126,3 +126,9 @@ def test_a_pool_in_ceil_mode_is_longer_than_its_map() -> None:
     spec = Spec((Conv(4, (3, 3), 3), Conv(4, (3, 3), 3), head), "pool", (9, 9), (7, 7))
     check_identity(spec)
     check_downscaling(spec)
+
+
+def test_a_padded_average_pool_over_volumes_is_refused_where_torch_refuses_it() -> None:
+    spec = Spec((Conv(1, (1, 1, 1), 2), Pool("average", 3, 1, 1)), "pool", (8,) * 3, (4,) * 3)
+    with pytest.raises(fxscale.FxscaleError, match="smaller than kernel size"):
+        compiled(Network(spec), spec.input_size, spec)
