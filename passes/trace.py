@@ -145,7 +145,7 @@ def _trace_mode(tracer: ValueTracer, model: nn.Module, constants: dict[str, Any]
     except FxscaleError:
         raise
     except Exception as error:
-        last = next(reversed(tracer.graph.nodes), None) if hasattr(tracer, "graph") else None
+        last = next(iter(reversed(tracer.graph.nodes)), None) if hasattr(tracer, "graph") else None
         raise UnsupportedModelError(
             f"{type(model).__name__} cannot be traced: {type(error).__name__}: {first_line(error)}",
             node=last.name if last is not None else None,
