@@ -115,7 +115,7 @@ def describe_inputs(
             shape = (BATCH, *value.shape[1:]) if value.ndim == 2 + rank else tuple(value.shape)
             if target_size is not None and value.ndim == 2 + rank:
                 shape = (*shape[:2], *check_rank(target_size, rank, "target_size"))
-            value = _Placeholder.like(shape, value.dtype, place)
+            value = _fake(shape, value.dtype, place)
         if name not in concrete_args:
             values[name] = value
     missing = [
@@ -136,13 +136,10 @@ def describe_inputs(
     return InputSpec(tuple(values), values, rank)
 
 
-class _Placeholder:
-    """Builds the meta tensor that remembers shape, dtype and device of an input."""
-
-    @staticmethod
-    def like(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        with FakeTensorMode():
-            return torch.empty(tuple(shape), dtype=dtype, device=device)
+def _fake(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """A tensor that remembers shape, dtype and device of an input and holds no data."""
+    with FakeTensorMode():
+        return torch.empty(tuple(shape), dtype=dtype, device=device)
 
 
 def check_rank(size: Size | int, rank: int, name: str) -> Size:
