@@ -120,7 +120,7 @@ def _all(items: object, fits: Callable[[Any], bool]) -> bool:
 
 def _size(size: int | Sequence[int], rank: int, name: str) -> Size:
     sequence = isinstance(size, Sequence) and not isinstance(size, str)
-    return check_rank(tuple(size) if sequence else size, rank, name)  # type: ignore[arg-type]
+    return check_rank(tuple(size) if sequence else size, rank, name)  # type: ignore[arg-type]  # check_rank checks
 
 
 def _target_size(

@@ -67,7 +67,7 @@ class OverFeat(nn.Module):
         x = self.flatten(self.pool5(self.relu5(self.conv5(x))))
         x = self.relu6(self.fc6(self.dropout6(x)))
         x = self.relu7(self.fc7(self.dropout7(x)))
-        return self.fc8(x)  # type: ignore[no-any-return]
+        return self.fc8(x)  # type: ignore[no-any-return]  # a module call is Any
 
 
 def overfeat_fast(

@@ -132,7 +132,7 @@ def _from_file(name: str) -> Factory:
     module = _execute(path)
     factory = getattr(module, attribute, None)
     if callable(factory):
-        return factory  # type: ignore[no-any-return]
+        return factory  # type: ignore[no-any-return]  # the user's
     own = [
         key
         for key, value in vars(module).items()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import prod
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from fxscale.passes.axes import (
     Annotation,
     Axis,
     ConvSite,
-    Dim,
     Dims,
     Event,
     Extent,
@@ -297,7 +295,3 @@ def carries_size(annotation: Annotation) -> bool:
     if isinstance(annotation, Shape):
         return any(map(is_spatial, annotation.dims))
     return isinstance(annotation, Extent) and is_spatial(annotation.dim)
-
-
-def volume(dims: Sequence[Dim]) -> int:
-    return prod(target_length(dim) for dim in dims)

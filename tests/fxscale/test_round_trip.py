@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -95,7 +96,13 @@ def test_training_in_stages() -> None:
     target = Net(2)
     first = fxscale.downscale(target, 8, target_size=12)
     second = fxscale.downscale(target, 10, target_size=12, kernels="nearest")
-    second.load_state_dict(fxscale.upscale_state(first, into=second))
+    state = fxscale.upscale_state(first, into=second)
+    second.load_state_dict(state)
+    kernel = first.state_dict()["features.0.weight"]
+    size = tuple(second.state_dict()["features.0.weight"].shape[2:])
+    gain = math.prod(kernel.shape[2:]) / math.prod(size)
+    stretched = nn.functional.interpolate(kernel, size=size, mode="bilinear")
+    torch.testing.assert_close(state["features.0.weight"], gain * stretched)
     target.load_state_dict(fxscale.upscale_state(second))
 
 

@@ -16,7 +16,6 @@ from fxscale.passes.annotate import (
     carries_size,
     fixed_annotation,
     is_tensor_annotation,
-    volume,
     window_length,
 )
 from fxscale.passes.axes import Axis, Extent, Shape, pretrain_length, target_length
@@ -152,7 +151,6 @@ def test_lengths_of_products() -> None:
     assert target_length(dim) == 90
     assert pretrain_length(dim, {height: 4, width: 2}) == 24
     assert target_length(()) == 1
-    assert volume((dim, (channels,))) == 270
 
 
 def test_what_carries_a_size() -> None:
