@@ -1,0 +1,193 @@
+"""When to go over from one network to the next, as rules that know nothing of networks.
+
+Positions are completed epochs of the schedule. The paper counts differently: its "resized at epoch
+29" is a target network whose first epoch is the 29th, so 28 epochs of pre-training (its running
+times say so, too: 145.60 h is 28 epochs at 0.78 h and 62 at 1.99 h).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from fxscale.errors import FxscaleError
+from fxscale.schedules.learning_rules import LearningRules
+
+
+class ResizeRule(Protocol):
+    """Decides after every epoch whether the next network takes over."""
+
+    def check(self, rules: LearningRules, transitions: int) -> None:
+        """Raises `FxscaleError` where the rule cannot work with this schedule."""
+
+    def due(
+        self,
+        rules: LearningRules,
+        transition: int,
+        transitions: int,
+        position: int,
+        accuracies: Sequence[float],
+    ) -> bool:
+        """Whether transition number `transition` (from 0) of `transitions` happens now.
+
+        `position` counts completed epochs of the schedule; `accuracies`, from 0 to 1, are those of
+        the network that trains now, one per epoch.
+        """
+
+
+@dataclass(frozen=True)
+class At:
+    """After fixed numbers of completed epochs, one per transition."""
+
+    epochs: tuple[int, ...]
+
+    def check(self, rules: LearningRules, transitions: int) -> None:
+        increasing = list(self.epochs) == sorted(set(self.epochs))
+        if len(self.epochs) != transitions or not increasing:
+            raise FxscaleError(
+                f"{transitions} transitions need as many increasing epochs to resize at; found "
+                f"{list(self.epochs)}"
+            )
+        if not all(0 < epoch < rules.epochs for epoch in self.epochs):
+            raise FxscaleError(
+                f"epochs to resize at must lie between 1 and {rules.epochs - 1}, so that every "
+                f"network trains; found {list(self.epochs)}"
+            )
+
+    def due(
+        self,
+        rules: LearningRules,
+        transition: int,
+        transitions: int,
+        position: int,
+        accuracies: Sequence[float],
+    ) -> bool:
+        return position >= self.epochs[transition]
+
+
+@dataclass(frozen=True)
+class BeforeDrop:
+    """`lead` epochs before the learning rate first drops (section 5.1): what `auto` means.
+
+    Of several transitions this is the last; the others share the epochs before it evenly.
+    """
+
+    lead: int = 2
+
+    def check(self, rules: LearningRules, transitions: int) -> None:
+        drop = rules.first_drop
+        if drop is None:
+            raise FxscaleError(
+                "the learning rate never drops, so there is no epoch to resize before: give the "
+                "epoch to resize at"
+            )
+        if self.lead < 0 or drop - self.lead < transitions:
+            raise FxscaleError(
+                f"the learning rate first drops after {drop} epochs: {transitions} transitions, "
+                f"the last {self.lead} epochs before the drop, leave a network without an epoch. "
+                f"Give the epochs to resize at"
+            )
+
+    def due(
+        self,
+        rules: LearningRules,
+        transition: int,
+        transitions: int,
+        position: int,
+        accuracies: Sequence[float],
+    ) -> bool:
+        assert rules.first_drop is not None  # checked
+        last = rules.first_drop - self.lead
+        return position >= round(last * (transition + 1) / transitions)
+
+
+AUTO = BeforeDrop()
+
+
+@dataclass(frozen=True)
+class OnPlateau:
+    """When the accuracy of the network in training has stopped rising.
+
+    **Attributes:**
+
+    - `patience`: so many epochs in a row without a new best accuracy.
+    - `rise`: how much better than the best an accuracy must be to count as risen, from 0 to 1.
+    - `latest`: completed epochs after which the transition comes in any case. By default the first
+      drop of the learning rate, for a network that is resized later saturates (section 5.1), or
+      the last epoch but one if the rate never drops. Of several transitions each leaves the later
+      ones an epoch.
+    """
+
+    patience: int = 2
+    rise: float = 0.0
+    latest: int | None = None
+
+    def check(self, rules: LearningRules, transitions: int) -> None:
+        if self.patience < 1 or self.rise < 0:
+            raise FxscaleError(
+                f"a plateau needs a patience of at least 1 epoch and a rise of at least 0; found "
+                f"{self.patience} and {self.rise}"
+            )
+        latest = self._latest(rules)
+        if not transitions <= latest < rules.epochs:
+            raise FxscaleError(
+                f"{transitions} transitions on a plateau must come after {transitions} to "
+                f"{rules.epochs - 1} epochs at the latest; found {latest}"
+            )
+
+    def due(
+        self,
+        rules: LearningRules,
+        transition: int,
+        transitions: int,
+        position: int,
+        accuracies: Sequence[float],
+    ) -> bool:
+        if position >= self._latest(rules) - (transitions - 1 - transition):
+            return True
+        best, waited = float("-inf"), 0
+        for accuracy in accuracies:
+            risen = accuracy > best + self.rise
+            best, waited = (accuracy, 0) if risen else (best, waited + 1)
+        return waited >= self.patience
+
+    def _latest(self, rules: LearningRules) -> int:
+        if self.latest is not None:
+            return self.latest
+        return rules.epochs - 1 if rules.first_drop is None else rules.first_drop
+
+
+@dataclass(frozen=True)
+class Never:
+    """The first network trains to the end: a pre-train network alone, for comparisons."""
+
+    def check(self, rules: LearningRules, transitions: int) -> None:
+        pass
+
+    def due(
+        self,
+        rules: LearningRules,
+        transition: int,
+        transitions: int,
+        position: int,
+        accuracies: Sequence[float],
+    ) -> bool:
+        return False
+
+
+def parse_resize_rule(text: str) -> ResizeRule:
+    """`"29"`, `"20,29"`, `"auto"`, `"plateau"` or `"never"` as a rule.
+
+    **Raises:** `FxscaleError` for anything else.
+    """
+    named: dict[str, ResizeRule] = {"auto": AUTO, "plateau": OnPlateau(), "never": Never()}
+    if text in named:
+        return named[text]
+    try:
+        return At(tuple(int(part) for part in text.split(",")))
+    except ValueError:
+        raise FxscaleError(
+            f"{text!r} does not say when to resize: write epochs such as 29 or 20,29, or one of "
+            f"{', '.join(named)}"
+        ) from None
