@@ -13,13 +13,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fxscale.errors import FxscaleError
-from fxscale.wrappers import unwrap
+from fxscale.wrappers import process_group, unwrap
 
 
-def reestimate_batchnorm(model: nn.Module, batches: Iterable[Any]) -> int:
+def reestimate_batchnorm(
+    model: nn.Module, batches: Iterable[Any], *, group: ProcessGroup | None = None
+) -> int:
     """Replace the running statistics of every BatchNorm by their average over `batches`.
 
     The average is cumulative: every batch counts the same, so give them one size. All other layers
@@ -34,14 +37,19 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Any]) -> int:
     **Arguments:**
 
     - `model`: any network, on any device. Of a wrapped one (`DistributedDataParallel`,
-      `torch.compile`) the network inside is run: every process averages over its own batches.
+      `torch.compile`) the network inside is run.
     - `batches`: what the training loop would feed: inputs `(N, C, *size)`, or tuples or lists that
       begin with the input, or dicts of keyword arguments. Tensors are moved to the model's device.
+    - `group`: the processes to average over, each with batches of its own; all of them make this
+      call and end with the same statistics. By default those of a `DistributedDataParallel` model.
 
-    **Returns:** the number of batches; 0, with none consumed, if there is nothing to re-estimate.
+    **Returns:** the number of batches, those of all processes together; 0, with none consumed, if
+    there is nothing to re-estimate.
 
-    **Raises:** `FxscaleError` if there are no batches, or one is of another kind or cannot be run.
+    **Raises:** `FxscaleError` if there are no batches, or one is of another kind or cannot be run,
+    on this process or another one.
     """
+    group = group or process_group(model)
     network = unwrap(model)
     norms = batchnorms(network)
     if not norms:
@@ -49,10 +57,18 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Any]) -> int:
     device = _device(network)
     cuda = [device] if device.type == "cuda" else []
     count = 0
+    failure: Exception | None = None
     # Iterating over a DataLoader draws from the random state, too.
     with torch.random.fork_rng(devices=cuda), torch.no_grad(), _estimating(network, norms):
-        for count, batch in enumerate(batches, start=1):
-            _forward(network, batch, device, count)
+        try:
+            for count, batch in enumerate(batches, start=1):
+                _forward(network, batch, device, count)
+        except Exception as error:
+            if group is None:
+                raise
+            failure = error  # the other processes are told first, for they wait for this one
+        if group is not None:
+            count = _average_over(group, norms, count, failure)
         if count == 0:
             raise FxscaleError("no batches to re-estimate BatchNorm over: expected at least one")
     return count
@@ -65,6 +81,42 @@ def batchnorms(module: nn.Module) -> list[_BatchNorm]:
         for m in module.modules()
         if isinstance(m, _BatchNorm) and m.track_running_stats and m.running_mean is not None
     ]
+
+
+def _average_over(
+    group: ProcessGroup, norms: list[_BatchNorm], count: int, failure: Exception | None
+) -> int:
+    """Every batch of every process counts the same; returns how many there were.
+
+    One exchange carries everything, so that processes that have failed cannot keep others waiting.
+    """
+    calls = [int(norm.num_batches_tracked or 0) for norm in norms]
+    parts = [torch.tensor([float(failure is not None), count, *calls])]
+    for norm, weight in zip(norms, calls, strict=True):
+        # Those of a layer that was not reached are no statistics yet: they count 0 times.
+        parts += [buffer.flatten() * weight for buffer in _averages(norm)]
+    total = torch.cat([part.to(_device(norms[0]), torch.float64) for part in parts])
+    torch.distributed.all_reduce(total, group=group)
+    if failure is not None:
+        raise failure
+    if total[0] > 0:
+        raise FxscaleError(
+            f"BatchNorm cannot be re-estimated: batches failed on {int(total[0])} other processes, "
+            f"whose own messages say why"
+        )
+    start = 2 + len(norms)
+    for norm, weight in zip(norms, total[2:start], strict=True):
+        for buffer in _averages(norm):
+            if weight > 0:
+                buffer.copy_(total[start : start + buffer.numel()] / weight)
+            start += buffer.numel()
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.fill_(int(weight))
+    return int(total[1])
+
+
+def _averages(norm: _BatchNorm) -> list[Tensor]:
+    return [buffer for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from torch import nn
+from torch.distributed import ProcessGroup
 
 _INNER = ("_orig_mod", "_original_module")
 """Where `torch.compile` and Lightning Fabric keep the network that they wrap."""
@@ -19,6 +20,18 @@ def unwrap(module: nn.Module) -> nn.Module:
     if isinstance(module, nn.parallel.DistributedDataParallel | nn.DataParallel):
         return unwrap(module.module)
     return module
+
+
+def process_group(module: nn.Module) -> ProcessGroup | None:
+    """The processes that train this network by `DistributedDataParallel`; `None` if it does not."""
+    if isinstance(module, nn.parallel.DistributedDataParallel):
+        group: ProcessGroup = module.process_group
+        return group
+    for name in ("_forward_module", "_orig_mod"):  # Lightning Fabric, torch.compile
+        inner = getattr(module, name, None)
+        if isinstance(inner, nn.Module):
+            return process_group(inner)
+    return None
 
 
 def match_keys(keys: Iterable[str], known: Iterable[str]) -> dict[str, str]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from fxscale.batchnorm import reestimate_batchnorm
 from fxscale.errors import FxscaleError
 from tests.fxscale.hand_plans import SmallNet
+from tests.processes import run_together
 
 
 class Net(nn.Module):
@@ -170,3 +172,57 @@ def test_batches_are_moved_to_the_device() -> None:
     rng = torch.cuda.get_rng_state()
     assert reestimate_batchnorm(net, [torch.randn(8, 2, 12, 12)]) == 1
     assert torch.equal(torch.cuda.get_rng_state(), rng)
+
+
+TOGETHER = """
+import sys
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from fxscale import FxscaleError, reestimate_batchnorm
+
+torch.distributed.init_process_group("gloo")
+rank = torch.distributed.get_rank()
+batches = torch.load(sys.argv[1])
+torch.manual_seed(0)
+first = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)
+network = nn.Sequential(*first, nn.Conv2d(4, 3, 1), nn.BatchNorm2d(3))
+wrapped = DistributedDataParallel(network)
+# An uneven share each: one batch for the first process, all others for the second.
+share = batches[:1] if rank == 0 else batches[1:]
+assert reestimate_batchnorm(wrapped, share) == len(batches)
+torch.save(network.state_dict(), f"{sys.argv[2]}/{rank}.pt")
+
+before = {key: value.clone() for key, value in network.state_dict().items()}
+try:
+    reestimate_batchnorm(wrapped, [torch.ones(1, 1, 5, 5)] if rank == 0 else batches)
+except FxscaleError as error:
+    print(error)
+assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_processes_average_over_all_their_batches(tmp_path: Path) -> None:
+    inputs = [torch.randn(6, 2, 5, 5) * (i + 1) + i for i in range(4)]
+    torch.save(inputs, tmp_path / "batches.pt")
+    (tmp_path / "program.py").write_text(TOGETHER)
+
+    outputs = run_together(
+        tmp_path / "program.py", 2, str(tmp_path / "batches.pt"), str(tmp_path), limit=100
+    )
+
+    torch.manual_seed(0)
+    alone = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1), nn.BatchNorm2d(3)
+    )
+    reestimate_batchnorm(alone, inputs)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    for key, value in alone.state_dict().items():
+        assert torch.equal(first[key], second[key]), key
+        torch.testing.assert_close(first[key], value)
+    assert int(first["1.num_batches_tracked"]) == 4
+    # A process that fails tells the other one, which stops as well.
+    assert "batch 1 cannot be run through Sequential" in outputs[0]
+    assert "failed on 1 other processes" in outputs[1]
