@@ -25,8 +25,8 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from fxscale.errors import FxscaleError, StateMismatchError
 from fxscale.plan import StateMap
-from fxscale.resample import Interpolation, upscale_entry
-from fxscale.upscale import plan_of
+from fxscale.resample import DEFAULT_INTERPOLATION, Interpolation, upscale_entry
+from fxscale.upscale import maps_between
 from fxscale.wrappers import match_keys, unwrap
 
 _SECOND_MOMENTS = frozenset({"exp_avg_sq", "max_exp_avg_sq"})
@@ -74,7 +74,7 @@ def upscale_optimizer(
     target: nn.Module,
     new_optimizer: Optimizer | None = None,
     *,
-    interpolation: Interpolation = "bilinear",
+    interpolation: Interpolation = DEFAULT_INTERPOLATION,
 ) -> Optimizer:
     """Carry the pre-train network's optimizer over to the target's.
 
@@ -85,7 +85,8 @@ def upscale_optimizer(
     **Arguments:**
 
     - `optimizer`: `torch.optim.SGD`, `Adam` or `AdamW` over parameters of `pretrain`.
-    - `pretrain`, `target`: the two networks; wrappers are understood.
+    - `pretrain`, `target`: the two networks; wrappers are understood. `target` may be a larger
+      pre-train stage of the same target network.
     - `new_optimizer`: of the same class, over the same parameters (by name) of `target`, in the
       same groups (in any order); what state it has is replaced. By default one is made.
     - `interpolation`: as for `upscale_state`.
@@ -106,10 +107,10 @@ def carry_optimizer(
     pretrain: nn.Module,
     target: nn.Module,
     new_optimizer: Optimizer | None = None,
-    interpolation: Interpolation = "bilinear",
+    interpolation: Interpolation = DEFAULT_INTERPOLATION,
 ) -> CarriedOptimizer:
     """`upscale_optimizer` up to the point where the new optimizer would be changed."""
-    maps = {m.key: m for m in plan_of(pretrain).state}
+    maps = {m.key: m for m in maps_between(pretrain, target)}
     old = _bare(optimizer)
     if type(old) not in _STATE_OF:
         raise FxscaleError(

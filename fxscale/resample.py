@@ -4,7 +4,8 @@ Every map between the two networks is linear and separable. Along each resized a
 `(n_out, n_in)` matrix in closed form, so it can be inverted, squared entry by entry and tested
 against brute force. Three choices are made here, all others elsewhere:
 
-1. growing an axis interpolates (Eq. 5 of the paper: the stretched kernel is sampled anew);
+1. growing an axis interpolates (Eq. 5 of the paper: the stretched kernel is sampled anew;
+   cubically by default, where the paper does so linearly);
 2. shrinking an axis takes the least-squares inverse of growing it back, so that shrinking undoes
    growing and the other way round keeps the representable kernel closest to the given one;
 3. the amplitude is corrected by `product(n_in / n_out)`: a kernel with more taps sums more.
@@ -22,6 +23,8 @@ from fxscale.errors import FxscaleError, StateMismatchError
 from fxscale.plan import StateMap
 
 Interpolation = Literal["bilinear", "bicubic"]
+DEFAULT_INTERPOLATION: Interpolation = "bicubic"
+"""The paper's is bilinear, which blurs kernels and keeps less accuracy: docs/experiments.md."""
 Init = Literal["fan", "resample"]
 Operators = dict[int, Tensor]
 """Axis of a tensor -> the `(n_out, n_in)` matrix applied along it."""
@@ -29,9 +32,7 @@ Operators = dict[int, Tensor]
 _CUBIC_A = -0.75  # the constant of torch.nn.functional.interpolate
 
 
-def interpolation_operator(
-    n_in: int, n_out: int, interpolation: Interpolation = "bilinear"
-) -> Tensor:
+def interpolation_operator(n_in: int, n_out: int, interpolation: Interpolation) -> Tensor:
     """Matrix `(n_out, n_in)`, float64, that interpolates `n_in` samples at `n_out` positions.
 
     Both grids are half-pixel centred and cover the same interval (`align_corners=False`); borders
@@ -71,7 +72,7 @@ def _cubic_taps(fraction: float) -> dict[int, float]:
     }
 
 
-def resize_operator(n_in: int, n_out: int, interpolation: Interpolation = "bilinear") -> Tensor:
+def resize_operator(n_in: int, n_out: int, interpolation: Interpolation) -> Tensor:
     """Matrix `(n_out, n_in)`, float64: interpolation if the axis grows, else its pseudo-inverse.
 
     For `n_out < n_in` it is the least-squares inverse of growing `n_out` to `n_in`:
@@ -147,7 +148,7 @@ def _growth(operator: Tensor) -> float:
 def upscale_entry(
     tensor: Tensor,
     state_map: StateMap,
-    interpolation: Interpolation = "bilinear",
+    interpolation: Interpolation = DEFAULT_INTERPOLATION,
     *,
     squared: bool = False,
 ) -> Tensor:
@@ -156,7 +157,7 @@ def upscale_entry(
     **Arguments:**
 
     - `tensor`: shape `state_map.pretrain_shape`; its dtype and device are kept.
-    - `interpolation`: `"bilinear"` (the paper's) or `"bicubic"`. Entries of kind `"feature"` are
+    - `interpolation`: `"bicubic"` or `"bilinear"` (the paper's). Entries of kind `"feature"` are
       always bilinear: cubic overshoot could turn a running variance negative.
     - `squared`: use the square of every coefficient of the map. If the entry's elements were
       independent with these second moments, the result holds the second moments of their image
@@ -186,7 +187,7 @@ def downscale_entry(tensor: Tensor, state_map: StateMap, init: Init) -> Tensor:
       `"fan"` is `sqrt(product(k / k'))` times a co-isometry (`fan_operator`), so that a freshly
       initialised network keeps its fan-in variance, `var(w') * product(k') = var(w) * product(k)`,
       and every kernel its sum, which is its response to smooth images;
-      `"resample"` is the least-squares inverse of the bilinear `upscale_entry`: exact on upscaled
+      `"resample"` is the least-squares inverse of `upscale_entry` as it is by default: exact on upscaled
       weights, and otherwise the pre-train kernel whose upscaling is closest to the given one.
       Entries of kind `"feature"` are interpolated, amplitude untouched, under both.
 
@@ -195,13 +196,13 @@ def downscale_entry(tensor: Tensor, state_map: StateMap, init: Init) -> Tensor:
     axes = _resized_axes(state_map.target_view, state_map.pretrain_view)
     _require_floating(tensor, state_map, resized=bool(axes))
     if state_map.kind == "feature":
-        operators = {axis: interpolation_operator(n_in, n_out) for axis, n_in, n_out in axes}
+        operators = {axis: interpolation_operator(n, m, "bilinear") for axis, n, m in axes}
         gain = 1.0
     elif init == "fan":
         operators = {axis: fan_operator(n_in, n_out) for axis, n_in, n_out in axes}
         gain = sqrt(1 / state_map.gain)
     elif init == "resample":
-        operators = {axis: resize_operator(n_in, n_out) for axis, n_in, n_out in axes}
+        operators = {axis: resize_operator(n, m, DEFAULT_INTERPOLATION) for axis, n, m in axes}
         gain = 1 / state_map.gain
     else:
         raise FxscaleError(f"init is 'fan' or 'resample', not {init!r}")

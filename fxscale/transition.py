@@ -14,10 +14,10 @@ from torch.optim import Optimizer
 from fxscale.batchnorm import batchnorms, reestimate_batchnorm
 from fxscale.errors import FxscaleError, PlanMismatchError
 from fxscale.optimizer import carry_optimizer
-from fxscale.plan import ScalePlan
-from fxscale.resample import Interpolation
-from fxscale.upscale import plan_of, upscale_state
-from fxscale.wrappers import match_keys, unwrap
+from fxscale.plan import ScalePlan, StateMap
+from fxscale.resample import DEFAULT_INTERPOLATION, Interpolation
+from fxscale.upscale import maps_between, plan_of, upscale_state
+from fxscale.wrappers import match_keys, process_group, unwrap
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def transition(
     optimizer: Optimizer | None = None,
     new_optimizer: Optimizer | None = None,
     batches: Iterable[Any] | None = None,
-    interpolation: Interpolation = "bilinear",
+    interpolation: Interpolation = DEFAULT_INTERPOLATION,
 ) -> TransitionReport:
     """Go on with the target network where the pre-train network stands (section 3.3).
 
@@ -66,14 +66,16 @@ def transition(
     **Arguments:**
 
     - `pretrain`: the trained network that `fxscale.downscale(target)` returned.
-    - `target`: the target network, loaded in place. Either may be wrapped by
-      `DistributedDataParallel`, `torch.compile` or Lightning Fabric.
+    - `target`: the target network, loaded in place; or, for training in several stages, a larger
+      pre-train network of the same target. Either may be wrapped by `DistributedDataParallel`,
+      `torch.compile` or Lightning Fabric. Under `DistributedDataParallel` every process calls this,
+      and BatchNorm is re-estimated over the batches of all of them.
     - `optimizer`: the pre-train network's; its state is carried over, see `upscale_optimizer`.
     - `new_optimizer`: the target's, where you have one already; by default one of the same class,
       groups and options is made. Only together with `optimizer`.
     - `batches`: at the target's input size, to re-estimate BatchNorm over, see
       `reestimate_batchnorm`. None: the pre-train network's statistics are kept.
-    - `interpolation`: `"bilinear"` (the paper's) or `"bicubic"`.
+    - `interpolation`: as for `upscale_state`.
 
     **Raises:**
 
@@ -86,8 +88,10 @@ def transition(
         raise FxscaleError("new_optimizer without optimizer: there is no state to carry over")
     plan = plan_of(pretrain)
     network = unwrap(target)
-    names = _target_names(plan, network)
-    state = upscale_state(pretrain, interpolation=interpolation)
+    maps = maps_between(pretrain, network)
+    names = _target_names(plan, maps, network)
+    into = network if isinstance(getattr(network, "plan", None), ScalePlan) else None
+    state = upscale_state(pretrain, into=into, interpolation=interpolation)
     carried = None
     if optimizer is not None:
         carried = carry_optimizer(optimizer, pretrain, target, new_optimizer, interpolation)
@@ -95,21 +99,22 @@ def transition(
 
     network.load_state_dict({key: state[name] for key, name in names.items()})
     written = carried.write() if carried is not None else None
-    resized = sum(m.pretrain_view != m.target_view for m in plan.state)
+    resized = sum(m.pretrain_view != m.target_view for m in maps)
+    group = process_group(target) or process_group(pretrain)
     return TransitionReport(
         resized=resized,
-        copied=len(plan.state) - resized,
-        batchnorm_batches=0 if first is None else reestimate_batchnorm(target, first),
+        copied=len(maps) - resized,
+        batchnorm_batches=0 if first is None else reestimate_batchnorm(target, first, group=group),
         optimizer=written,
     )
 
 
-def _target_names(plan: ScalePlan, target: nn.Module) -> dict[str, str]:
-    """Keys of the target's state dict -> keys of the plan, both complete."""
+def _target_names(plan: ScalePlan, maps: tuple[StateMap, ...], target: nn.Module) -> dict[str, str]:
+    """Keys of the target's state dict -> keys of the maps, both complete."""
     shapes = {key: tuple(entry.shape) for key, entry in target.state_dict().items()}
-    names = match_keys(shapes, (m.key for m in plan.state))
+    names = match_keys(shapes, (m.key for m in maps))
     found = {names[key]: shape for key, shape in shapes.items()}
-    expected = {m.key: m.target_shape for m in plan.state}
+    expected = {m.key: m.target_shape for m in maps}
     if found == expected and len(names) == len(expected):
         return names
     differing = sorted(

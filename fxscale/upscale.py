@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from fxscale.errors import PlanMismatchError, StateMismatchError
 from fxscale.plan import ScalePlan, StateMap
-from fxscale.resample import Interpolation, upscale_entry
+from fxscale.resample import DEFAULT_INTERPOLATION, Interpolation, upscale_entry
 from fxscale.wrappers import match_keys, unwrap
 
 _MAX_LISTED = 10
@@ -22,7 +23,7 @@ def upscale_state(
     state_dict: Mapping[str, Tensor] | None = None,
     *,
     into: nn.Module | ScalePlan | None = None,
-    interpolation: Interpolation = "bilinear",
+    interpolation: Interpolation = DEFAULT_INTERPOLATION,
 ) -> dict[str, Tensor]:
     """The target network's state dict, from a trained pre-train network (Eq. 5 and 6, 3.3.2).
 
@@ -40,7 +41,8 @@ def upscale_state(
     - `into`: another pre-train stage (network or plan) of the same target; the result is then the
       state of that stage. For training in several stages: sizes that grow are interpolated, sizes
       that shrink take the least-squares inverse.
-    - `interpolation`: `"bilinear"` (the paper's) or `"bicubic"`.
+    - `interpolation`: `"bicubic"` (the default: it keeps more of the accuracy, see
+      docs/experiments.md) or `"bilinear"` (the paper's).
 
     **Returns:** fresh tensors under the target's keys, in the plan's order; computed in float32
     (float64 for float64), in the dtype and on the device of their entry.
@@ -87,6 +89,20 @@ def stage_maps(plan: ScalePlan, into: ScalePlan) -> tuple[StateMap, ...]:
         )
     others = {m.key: m for m in into.state}
     return tuple(_compose(m, others[m.key]) for m in plan.state)
+
+
+def maps_between(pretrain: nn.Module, network: nn.Module) -> tuple[StateMap, ...]:
+    """State maps to `network`: the target, or a larger pre-train stage of the same target."""
+    plan = plan_of(pretrain)
+    into = getattr(unwrap(network), "plan", None)
+    if not isinstance(into, ScalePlan):
+        return plan.state
+    if prod(into.pretrain_size) <= prod(plan.pretrain_size):
+        raise PlanMismatchError(
+            f"expected the target network ({plan.model}) or a pre-train network for images larger "
+            f"than {_times(plan.pretrain_size)}, found one for {_times(into.pretrain_size)}"
+        )
+    return stage_maps(plan, into)
 
 
 def _compose(first: StateMap, second: StateMap) -> StateMap:

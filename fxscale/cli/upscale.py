@@ -41,7 +41,7 @@ def upscale(
     ] = None,
     interpolation: Annotated[
         Interpolation, typer.Option(help="bilinear is the paper's.")
-    ] = Interpolation.bilinear,
+    ] = Interpolation.bicubic,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:

@@ -89,16 +89,17 @@ def test_transposed_and_axes_in_any_place() -> None:
     state_map = interface_map("fc", (5, 4, 4, 6), (5, 6, 6, 6))
     weight = torch.randn(5, 4 * 4 * 6, dtype=torch.float64)
     image = weight.view(5, 4, 4, 6).permute(0, 3, 1, 2)
-    expected = F.interpolate(image, (6, 6), mode="bilinear").permute(0, 2, 3, 1) * (16 / 36)
+    expected = F.interpolate(image, (6, 6), mode="bicubic").permute(0, 2, 3, 1) * (16 / 36)
     torch.testing.assert_close(
         upscale_entry(weight, state_map), expected.reshape(5, -1), rtol=1e-12, atol=1e-12
     )
 
 
-@given(small=sizes, big=sizes)
-def test_shrinking_undoes_growing(small: int, big: int) -> None:
+@given(small=sizes, big=sizes, interpolation=st.sampled_from(["bilinear", "bicubic"]))
+def test_shrinking_undoes_growing(small: int, big: int, interpolation: Interpolation) -> None:
     small, big = sorted((small, big))
-    product = resize_operator(big, small) @ resize_operator(small, big)
+    shrink, grow = (resize_operator(*n, interpolation) for n in ((big, small), (small, big)))
+    product = shrink @ grow
     torch.testing.assert_close(product, torch.eye(small, dtype=torch.float64), rtol=0, atol=1e-12)
 
 

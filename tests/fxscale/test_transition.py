@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Adam, RMSprop
 
+import fxscale
 from fxscale.errors import FxscaleError, PlanMismatchError, StateMismatchError
+from fxscale.resample import Interpolation
 from fxscale.transition import transition
 from fxscale.upscale import upscale_state
 from tests.fxscale.hand_plans import SmallNet
@@ -144,12 +146,16 @@ def test_nothing_is_touched_where_anything_is_wrong() -> None:
 
 def test_another_target() -> None:
     small, _ = trained()
+    with pytest.raises(PlanMismatchError, match=r"images larger than 8, found one for 8"):
+        transition(small, SmallNet(8))
+    other = SmallNet(8)
+    del other.plan
     with pytest.raises(
         PlanMismatchError,
         match=r"another network \(SmallNet\): 3 entries of SmallNet differ, the first "
         r"'conv\.weight': expected shape \(6, 2, 3, 3\), found shape \(6, 2, 2, 2\)",
     ):
-        transition(small, SmallNet(8))
+        transition(small, other)
     with pytest.raises(
         PlanMismatchError, match=r"14 entries of Linear differ, .* 'bias': expected no such"
     ):
@@ -161,3 +167,52 @@ def test_a_batch_that_cannot_be_run() -> None:
     with pytest.raises(FxscaleError, match="batch 1 cannot be run through SmallNet"):
         transition(small, target, batches=[torch.randn(2, 5, 12, 12)])
     assert torch.equal(target.norm.running_mean, small.norm.running_mean)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_from_one_pretrain_stage_to_the_next(interpolation: Interpolation) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 4, 7, padding=3)
+            self.norm = nn.BatchNorm2d(4)
+            self.fc = nn.Linear(4 * 14 * 14, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = nn.functional.max_pool2d(self.norm(self.conv(x)).relu(), 2)
+            logits: Tensor = self.fc(x.flatten(1))
+            return logits
+
+    target = Net()
+    small = fxscale.downscale(target, 14, target_size=28, kernels={"conv": 3})
+    middle = fxscale.downscale(target, 20, target_size=28, kernels={"conv": 5})
+    optimizer = torch.optim.SGD(small.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(2):
+        optimizer.zero_grad()
+        small(torch.randn(4, 1, 14, 14)).square().mean().backward()
+        optimizer.step()
+    momentum = optimizer.state[small.conv.weight]["momentum_buffer"]
+
+    report = transition(
+        small,
+        middle,
+        optimizer=optimizer,
+        batches=[torch.randn(4, 1, 20, 20) for _ in range(2)],
+        interpolation=interpolation,
+    )
+
+    def resized(weight: Tensor, size: int) -> Tensor:
+        grown = nn.functional.interpolate(weight, (size, size), mode="bicubic")
+        return grown * (weight.shape[-1] / size) ** 2
+
+    torch.testing.assert_close(middle.conv.weight, resized(small.conv.weight, 5))
+    view = small.fc.weight.view(12, 1, 7, 7), middle.fc.weight.view(12, 1, 10, 10)
+    torch.testing.assert_close(view[1], resized(view[0], 10))
+    assert torch.equal(middle.norm.weight, small.norm.weight)
+    assert report.optimizer is not None
+    carried = report.optimizer.state[middle.conv.weight]["momentum_buffer"]
+    torch.testing.assert_close(carried, resized(momentum, 5))
+    assert report.batchnorm_batches == 2
+    # And on to the target.
+    transition(middle, target, optimizer=report.optimizer, interpolation=interpolation)
+    torch.testing.assert_close(target.conv.weight, resized(middle.conv.weight, 7))
