@@ -202,7 +202,7 @@ def test_from_one_pretrain_stage_to_the_next(interpolation: Interpolation) -> No
     )
 
     def resized(weight: Tensor, size: int) -> Tensor:
-        grown = nn.functional.interpolate(weight, (size, size), mode="bicubic")
+        grown = nn.functional.interpolate(weight, (size, size), mode=interpolation)
         return grown * (weight.shape[-1] / size) ** 2
 
     torch.testing.assert_close(middle.conv.weight, resized(small.conv.weight, 5))
