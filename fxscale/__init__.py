@@ -9,10 +9,14 @@ The three calls of a training run:
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from fxscale.batchnorm import reestimate_batchnorm
 from fxscale.compiler import downscale
 from fxscale.errors import (
     FxscaleError,
+    OnnxError,
     PlanMismatchError,
     SizeError,
     StateMismatchError,
@@ -25,10 +29,15 @@ from fxscale.pretrain_network import PretrainNetwork
 from fxscale.transition import transition
 from fxscale.upscale import upscale_state
 
+if TYPE_CHECKING:
+    from fxscale.onnx import OnnxReport, export_onnx, validate_onnx
+
 __version__ = "0.1.0"
 
 __all__ = [
     "FxscaleError",
+    "OnnxError",
+    "OnnxReport",
     "PlanMismatchError",
     "PretrainNetwork",
     "ScalePlan",
@@ -37,9 +46,20 @@ __all__ = [
     "UnsupportedModelError",
     "__version__",
     "downscale",
+    "export_onnx",
     "reestimate_batchnorm",
     "register",
     "transition",
     "upscale_optimizer",
     "upscale_state",
+    "validate_onnx",
 ]
+
+_LAZY = dict.fromkeys(("OnnxReport", "export_onnx", "validate_onnx"), "fxscale.onnx")
+"""Public names that most programs never use, and the modules, above this one, that hold them."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -56,3 +56,7 @@ class ModelNotFoundError(FxscaleError):
 
     Raised by `fxscale.models`, never by the compiler.
     """
+
+
+class OnnxError(FxscaleError):
+    """ONNX: a package is missing, a network cannot be exported, or a file cannot be used."""

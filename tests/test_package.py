@@ -18,6 +18,8 @@ ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 PUBLIC_API = {
     "FxscaleError",
+    "OnnxError",
+    "OnnxReport",
     "PlanMismatchError",
     "PretrainNetwork",
     "ScalePlan",
@@ -26,11 +28,13 @@ PUBLIC_API = {
     "UnsupportedModelError",
     "__version__",
     "downscale",
+    "export_onnx",
     "reestimate_batchnorm",
     "register",
     "transition",
     "upscale_optimizer",
     "upscale_state",
+    "validate_onnx",
 }
 
 LAYERS = [

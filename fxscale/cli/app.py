@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from fxscale.cli.demo import demo
 from fxscale.cli.downscale import downscale
+from fxscale.cli.onnx import onnx
 from fxscale.cli.plan import plan
 from fxscale.cli.upscale import upscale
 from fxscale.errors import FxscaleError
@@ -68,7 +69,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.callback()(_fxscale)
-for command in (plan, downscale, upscale, demo):
+for command in (plan, downscale, upscale, onnx, demo):
     app.command()(command)
 
 

@@ -36,13 +36,14 @@ def compiled(
 
     target = registry.create(model)
     if weights is not None:
-        _load(target, weights)
+        load_into(target, weights)
     return fxscale.downscale(
         target, small, target_size=large, kernels=policy, keep=tuple(keep or ()), init=init
     )
 
 
-def _load(target: nn.Module, weights: Path) -> None:
+def load_into(target: nn.Module, weights: Path) -> None:
+    """Load a safetensors file. Raises `StateMismatchError` where it does not fit the network."""
     from fxscale.weights import load_weights
 
     state, _ = load_weights(weights)
