@@ -16,27 +16,44 @@ class UnsupportedModelError(FxscaleError):
     - `remedy`: what the user can do about it.
     - `node`: name of the `torch.fx` node at which the compiler stopped, or `None`.
     - `module`: path of the module that the node belongs to (`"layer1.0.conv2"`), or `None`.
+    - `source`: `file:line` of the model's code that made the node, or `None` where no code but
+        torch's own did (the children of an `nn.Sequential`).
     """
 
     def __init__(
-        self, reason: str, *, remedy: str, node: str | None = None, module: str | None = None
+        self,
+        reason: str,
+        *,
+        remedy: str,
+        node: str | None = None,
+        module: str | None = None,
+        source: str | None = None,
     ) -> None:
         self.reason = reason
         self.remedy = remedy
         self.node = node
         self.module = module
-        where = f" at node {node!r}" if node else ""
-        where += f" in module {module!r}" if module else ""
+        self.source = source
+        where = in_words(node, module, source)
+        where = f" {where}" if where else ""
         super().__init__(f"unsupported model{where}: {reason}. Remedy: {remedy}.")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild_unsupported, (self.reason, self.remedy, self.node, self.module))
+        place = (self.node, self.module, self.source)
+        return (_rebuild_unsupported, (self.reason, self.remedy, *place))
 
 
 def _rebuild_unsupported(
-    reason: str, remedy: str, node: str | None, module: str | None
+    reason: str, remedy: str, node: str | None, module: str | None, source: str | None
 ) -> UnsupportedModelError:
-    return UnsupportedModelError(reason, remedy=remedy, node=node, module=module)
+    return UnsupportedModelError(reason, remedy=remedy, node=node, module=module, source=source)
+
+
+def in_words(node: str | None, module: str | None, source: str | None) -> str:
+    """A place in a model: `at node 'add' in module 'layer1.0' (resnet.py:93)`."""
+    parts = [f"at node {node!r}" if node else "", f"in module {module!r}" if module else ""]
+    parts.append(f"({source})" if source else "")
+    return " ".join(part for part in parts if part)
 
 
 class SizeError(FxscaleError, ValueError):
@@ -60,3 +77,15 @@ class ModelNotFoundError(FxscaleError):
 
 class OnnxError(FxscaleError):
     """ONNX: a package is missing, a network cannot be exported, or a file cannot be used."""
+
+
+class CheckpointError(FxscaleError):
+    """A checkpoint cannot be written, is damaged, or belongs to another run."""
+
+
+class DataError(FxscaleError):
+    """Training data is missing, damaged or not laid out as expected."""
+
+
+class DivergenceError(FxscaleError):
+    """The loss is no longer finite, so training was stopped."""

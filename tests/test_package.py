@@ -38,11 +38,12 @@ PUBLIC_API = {
 }
 
 LAYERS = [
-    {"fxscale.cli"},
+    {"fxscale.__main__", "fxscale.cli"},
     {"fxscale.training", "fxscale.onnx"},
     {"fxscale"},  # the modules of the package itself that are not named below
     {"fxscale.passes"},
     {
+        "fxscale.constants",
         "fxscale.cost",
         "fxscale.fingerprint",
         "fxscale.models",

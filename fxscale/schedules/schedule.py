@@ -98,6 +98,19 @@ class Schedule:
         epochs = self._replay(accuracies)
         return epochs[-1] if len(epochs) > len(accuracies) else None
 
+    def outlook(self, accuracies: Sequence[float]) -> list[Epoch]:
+        """The epochs to come, as far as they can be foreseen.
+
+        Pre-train networks are taken to improve with every epoch, so that none reaches a plateau
+        early; the target's accuracy is taken to drop as soon as that ends extra training.
+        """
+        seen, epochs = list(accuracies), []
+        while epoch := self.next_epoch(seen):
+            epochs.append(epoch)
+            rising = epoch.phase < self.phases - 1
+            seen.append(max(seen, default=0.0) + 1 if rising else min(seen, default=0.0) - 1)
+        return epochs
+
     def _replay(self, accuracies: Sequence[float]) -> list[Epoch]:
         """All epochs trained, and the next one if there is any."""
         epochs: list[Epoch] = []

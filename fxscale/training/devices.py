@@ -1,0 +1,104 @@
+"""Devices and processes, by Lightning Fabric."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fxscale.errors import FxscaleError
+from fxscale.training.extra import require
+from fxscale.training.settings import Settings
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+
+def launch(settings: Settings, accelerator: str = "auto") -> Fabric:
+    """Fabric for the processes that `torchrun` started, or for one device without it.
+
+    **Arguments:**
+
+    - `accelerator`: `"auto"` (a GPU where there is one), `"cpu"`, `"cuda"`.
+
+    **Raises:** `FxscaleError` where there is no such device.
+    """
+    require("lightning_fabric")
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
+    from lightning_fabric.strategies.strategy import Strategy
+
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(processes)))
+    strategy: str | Strategy = "auto"
+    if processes > 1:
+        strategy = DDPStrategy(timeout=timedelta(seconds=settings.timeout))
+    try:
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=local,
+            num_nodes=max(1, processes // local),
+            strategy=strategy,
+            precision=_PRECISION[settings.precision],  # type: ignore[arg-type]  # two of its names
+        )
+        fabric.launch()
+    except (ValueError, RuntimeError) as error:
+        raise FxscaleError(f"cannot train on {accelerator!r} devices: {error}") from error
+    return fabric
+
+
+@contextmanager
+def reproducible(settings: Settings) -> Iterator[None]:
+    """Seeds torch and, if asked for, allows deterministic algorithms alone; restores both."""
+    was, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        try:
+            if settings.deterministic:
+                # cuBLAS reads this when it is first used.
+                os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+                torch.use_deterministic_algorithms(True)
+                torch.backends.cudnn.benchmark = False
+            yield
+        finally:
+            torch.use_deterministic_algorithms(was)
+            torch.backends.cudnn.benchmark = benchmark
+
+
+def total(fabric: Fabric, values: Tensor) -> Tensor:
+    """The sum over all processes."""
+    result = fabric.all_reduce(values, reduce_op="sum")
+    assert isinstance(result, Tensor)  # a tensor in, a tensor out
+    return result
+
+
+def gathered(fabric: Fabric, value: str) -> list[str]:
+    """A text of every process, on every process."""
+    if fabric.world_size == 1:
+        return [value]
+    values: list[str] = [""] * fabric.world_size
+    dist.all_gather_object(values, value)
+    return values
+
+
+def send_buffers(fabric: Fabric, buffers: list[Tensor]) -> None:
+    """Buffers of the first process to all: BatchNorm's statistics are else each process's own."""
+    if fabric.world_size > 1:
+        for buffer in buffers:
+            dist.broadcast(buffer, src=0)
+
+
+def now(fabric: Fabric) -> float:
+    """Seconds on the monotonic clock, once the device has done what it was given."""
+    if fabric.device.type == "cuda":
+        torch.cuda.synchronize(fabric.device)
+    return time.perf_counter()
