@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fxscale.errors import OnnxError
 from fxscale.onnx.packages import require
 from fxscale.plan import ScalePlan, StateMap
-from fxscale.resample import Interpolation
+from fxscale.resample import DEFAULT_INTERPOLATION, Interpolation
 from fxscale.upscale import check_state, plan_of
 from fxscale.wrappers import unwrap
 
@@ -32,7 +32,7 @@ def upscale_with_onnx(
     pretrain: nn.Module | ScalePlan,
     state_dict: Mapping[str, Tensor] | None = None,
     *,
-    interpolation: Interpolation = "bilinear",
+    interpolation: Interpolation = DEFAULT_INTERPOLATION,
 ) -> dict[str, Tensor]:
     """`fxscale.upscale_state`, computed by onnxruntime from `inverse_model`.
 
@@ -62,7 +62,9 @@ def upscale_with_onnx(
     return result
 
 
-def inverse_model(plan: ScalePlan, interpolation: Interpolation = "bilinear") -> onnx.ModelProto:
+def inverse_model(
+    plan: ScalePlan, interpolation: Interpolation = DEFAULT_INTERPOLATION
+) -> onnx.ModelProto:
     """The map from every resized entry of the pre-train network's state to the target's.
 
     Inputs, float32, have the entries' names and pre-train shapes; outputs, in the plan's order, are

@@ -14,7 +14,7 @@ from fxscale.onnx.diverge import first_divergence
 from fxscale.onnx.feeds import Feed, given_feeds, inputs_of, random_feeds, real_images
 from fxscale.onnx.network import in_eval_mode
 from fxscale.onnx.packages import require
-from fxscale.onnx.reference import run_torch
+from fxscale.onnx.reference import Reference
 from fxscale.onnx.report import Divergence, OnnxReport, OutputError, ProviderRun
 from fxscale.onnx.runtime import choose_providers, open_session, run_session, seconds_per_sample
 from fxscale.onnx.storage import read_model
@@ -44,8 +44,8 @@ def validate_onnx(
 
     **Arguments:**
 
-    - `module`: the network in the file; runs in eval mode, on its own device and in its own dtype,
-      and is left as it was.
+    - `module`: the network in the file; runs in eval mode, on its own device (float16 on the
+      CPU as a float32 copy), and is left as it was.
     - `batches`: real images: tensors, or tuples that begin with the network's inputs, as loaders
       give them. Default: the digits of scikit-learn, where it is installed and the network takes
       images.
@@ -71,9 +71,12 @@ def validate_onnx(
         feeds = list(given_feeds(batches, inputs))
     feeds += random_feeds(inputs)
     with in_eval_mode(network):
-        expected = [run_torch(network, feed) for feed in feeds]
+        reference = Reference(network)
+        expected = [reference.run(feed) for feed in feeds]
         last = feeds[-1]
-        torch_seconds = seconds_per_sample(lambda: run_torch(network, last), last.batch_size)
+        torch_seconds = seconds_per_sample(lambda: reference.run(last), last.batch_size)
+    if reference.is_copy:
+        notes.append("torch computed in float32 and rounded to float16, as processors do")
     runs: list[ProviderRun] = []
     errors: list[OutputError] = []
     for provider in names:

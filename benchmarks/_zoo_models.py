@@ -1,0 +1,102 @@
+"""The models of `benchmarks.onnx_zoo`."""
+
+from __future__ import annotations
+
+NOT_CONVOLUTIONAL = ("vit_", "swin_", "maxvit")
+"""How the names of torchvision's transformers begin."""
+
+TIMM_FAMILIES = (
+    "bat_resnext26ts",
+    "botnet26t_256",
+    "coatnet_nano_rw_224",
+    "convmixer_768_32",
+    "convnext_atto",
+    "convnextv2_atto",
+    "cs3darknet_s",
+    "cspresnet50",
+    "darknet53",
+    "davit_tiny",
+    "densenet121",
+    "dla34",
+    "dpn48b",
+    "eca_nfnet_l0",
+    "ecaresnet26t",
+    "edgenext_xx_small",
+    "efficientformer_l1",
+    "efficientnet_b0",
+    "efficientvit_b0",
+    "efficientvit_m0",
+    "ese_vovnet19b_dw",
+    "fasternet_t0",
+    "fastvit_t8",
+    "fbnetc_100",
+    "focalnet_tiny_srf",
+    "gc_efficientnetv2_rw_t",
+    "gcresnext26ts",
+    "gernet_s",
+    "ghostnet_100",
+    "ghostnetv2_100",
+    "hardcorenas_a",
+    "hgnetv2_b0",
+    "hrnet_w18_small",
+    "inception_next_atto",
+    "inception_resnet_v2",
+    "inception_v3",
+    "inception_v4",
+    "lcnet_050",
+    "legacy_senet18",
+    "levit_conv_128s",
+    "mixnet_s",
+    "mnasnet_small",
+    "mobilenet_edgetpu_100",
+    "mobilenetv1_100",
+    "mobilenetv2_035",
+    "mobilenetv3_small_050",
+    "mobilenetv4_conv_small_035",
+    "mobileone_s0",
+    "mobilevit_xxs",
+    "nasnetalarge",
+    "pnasnet5large",
+    "poolformer_s12",
+    "rdnet_tiny",
+    "regnetx_002",
+    "regnety_002",
+    "regnetz_005",
+    "repghostnet_050",
+    "repvgg_a0",
+    "repvit_m0_9",
+    "res2net50_14w_8s",
+    "resnest14d",
+    "resnet10t",
+    "resnet26d",
+    "resnetrs50",
+    "resnetv2_50",
+    "resnext26ts",
+    "rexnet_100",
+    "sebotnet33ts_256",
+    "selecsls42",
+    "semnasnet_050",
+    "seresnext26d_32x4d",
+    "shvit_s1",
+    "skresnet18",
+    "spnasnet_100",
+    "starnet_s050",
+    "swiftformer_xs",
+    "tf_efficientnet_b0",
+    "tinynet_e",
+    "tresnet_m",
+    "vgg11",
+    "visformer_tiny",
+    "xception41",
+    "xcit_nano_12_p16_224",
+)
+"""One small model of each family of timm's that convolves."""
+
+
+def model_names() -> list[str]:
+    """Torchvision's convolutional classifiers and segmentation networks, and timm's families."""
+    from torchvision import models
+
+    names = models.list_models(module=models) + models.list_models(module=models.segmentation)
+    chosen = [name for name in names if not name.startswith(NOT_CONVOLUTIONAL)]
+    return [f"torchvision/{name}" for name in chosen] + [f"timm/{n}" for n in TIMM_FAMILIES]

@@ -1,0 +1,135 @@
+"""The inverse as an ONNX graph: a second implementation of `upscale_state`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import fxscale
+from fxscale import OnnxError, StateMismatchError
+from fxscale.onnx import upscale_with_onnx
+from fxscale.onnx.inverse import inverse_model
+from fxscale.resample import Interpolation
+from fxscale.training import SmallResNet
+from tests.fxscale.hand_plans import (
+    copy_map,
+    feature_map,
+    interface_map,
+    kernel_map,
+    plan_of_maps,
+)
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+PLAN = plan_of_maps(
+    kernel_map("conv1d.weight", (4, 3, 2), (4, 3, 3)),
+    kernel_map("conv2d.weight", (4, 3, 7, 5), (4, 3, 11, 7)),
+    kernel_map("one_axis.weight", (4, 3, 1, 2), (4, 3, 1, 3)),
+    kernel_map("conv3d.weight", (2, 1, 2, 3, 5), (2, 1, 3, 5, 7)),
+    interface_map("fc.weight", (5, 1024, 4, 4), (5, 1024, 6, 6)),  # OverFeat-fast's
+    feature_map("positions", (1, 4, 4, 8), (1, 7, 7, 8)),
+    copy_map("fc.bias", (5,)),
+    copy_map("steps", ()),
+)
+
+
+def random_state(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    state = {m.key: torch.randn(m.pretrain_shape).to(dtype) for m in PLAN.state}
+    return state | {"steps": torch.tensor(7)}
+
+
+def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor], eps: float) -> None:
+    """Same keys, shapes and dtypes; values to 16 `eps` of the largest one of each entry."""
+    assert list(found) == list(expected)
+    for key, value in expected.items():
+        assert (found[key].shape, found[key].dtype) == (value.shape, value.dtype), key
+        error = (found[key].double() - value.double()).abs().max()
+        assert error <= 16 * eps * value.double().abs().max(), key
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_equals_upscale_state_for_every_kind_of_entry(interpolation: Interpolation) -> None:
+    state = random_state()
+    expected = fxscale.upscale_state(PLAN, state, interpolation=interpolation)
+    found = upscale_with_onnx(PLAN, state, interpolation=interpolation)
+    assert_equal(found, expected, torch.finfo(torch.float32).eps)
+    assert torch.equal(found["steps"], torch.tensor(7))
+
+
+def test_equals_torchs_own_interpolation() -> None:
+    """A third opinion, without plan or matrices: `F.interpolate`, times 35/77."""
+    state = random_state()
+    found = upscale_with_onnx(PLAN, state, interpolation="bilinear")
+    expected = F.interpolate(state["conv2d.weight"], size=(11, 7), mode="bilinear") * (35 / 77)
+    torch.testing.assert_close(found["conv2d.weight"], expected)
+
+
+def test_half_precision_is_computed_in_float32() -> None:
+    state = random_state(torch.float16)
+    found = upscale_with_onnx(PLAN, state)
+    expected = fxscale.upscale_state(PLAN, state)
+    assert_equal(found, expected, torch.finfo(torch.float16).eps / 16)  # one rounding, at the end
+
+
+@settings(max_examples=30)
+@given(
+    before=st.integers(1, 9),
+    growth=st.integers(1, 8),
+    interpolation=st.sampled_from(["bilinear", "bicubic"]),
+)
+def test_equals_upscale_state_for_any_kernel(
+    before: int, growth: int, interpolation: Interpolation
+) -> None:
+    shapes = (2, 1, before, 1), (2, 1, before + growth, 2)
+    plan = plan_of_maps(kernel_map("weight", *shapes))
+    state = {"weight": torch.randn(shapes[0], generator=torch.Generator().manual_seed(before))}
+    expected = fxscale.upscale_state(plan, state, interpolation=interpolation)
+    found = upscale_with_onnx(plan, state, interpolation=interpolation)
+    assert_equal(found, expected, torch.finfo(torch.float32).eps)
+
+
+def test_the_graph_is_resize_and_mul_and_passes_the_checker() -> None:
+    model = inverse_model(PLAN)
+    onnx.checker.check_model(model, full_check=True)
+    assert {node.op_type for node in model.graph.node} == {"Reshape", "Resize", "Mul"}
+    # One Resize per axis that grows, one Mul per entry whose amplitude changes.
+    operators = [node.op_type for node in model.graph.node]
+    assert operators.count("Resize") == 1 + 2 + 1 + 3 + 2 + 2
+    assert operators.count("Mul") == 5
+    assert [value.name for value in model.graph.output][:2] == [
+        "conv1d.weight/target",
+        "conv2d.weight/target",
+    ]
+
+
+def test_compiled_network_with_a_fully_connected_interface() -> None:
+    small = fxscale.downscale(SmallResNet(3, 5, widths=(4, 8), interface=16), 44, target_size=64)
+    assert [m.kind for m in small.plan.state].count("interface") == 1
+    found = upscale_with_onnx(small)
+    assert_equal(found, fxscale.upscale_state(small), torch.finfo(torch.float32).eps)
+
+
+def test_nothing_to_resize_is_a_copy() -> None:
+    plan = plan_of_maps(copy_map("bias", (3,)))
+    state = {"bias": torch.ones(3)}
+    found = upscale_with_onnx(plan, state)
+    assert torch.equal(found["bias"], state["bias"])
+    assert found["bias"].data_ptr() != state["bias"].data_ptr()
+
+
+def test_wrong_states_are_refused_as_upscale_state_does() -> None:
+    with pytest.raises(StateMismatchError, match=r"fc.bias: expected shape \(5,\), found no such"):
+        upscale_with_onnx(PLAN, {k: v for k, v in random_state().items() if k != "fc.bias"})
+    with pytest.raises(StateMismatchError, match="expected a state dict"):
+        upscale_with_onnx(PLAN)
+
+
+def test_shrinking_is_not_in_it() -> None:
+    plan = plan_of_maps(kernel_map("weight", (1, 1, 3), (1, 1, 2)))
+    with pytest.raises(OnnxError, match="'weight' shrinks from 3 to 2 along axis 2"):
+        upscale_with_onnx(plan, {"weight": torch.ones(1, 1, 3)})
