@@ -33,7 +33,7 @@ from torch import nn
 import fxscale
 from benchmarks._env import environment
 from benchmarks._table import bullet_list, markdown_table
-from benchmarks._zoo_models import model_names
+from benchmarks._onnx_zoo_models import model_names
 from fxscale.files import written_whole
 from fxscale.models.registry import create
 from fxscale.onnx import upscale_with_onnx
