@@ -28,12 +28,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import fxscale
 from benchmarks._env import environment
-from benchmarks._table import bullet_list, markdown_table
 from benchmarks._onnx_zoo_models import model_names
+from benchmarks._table import bullet_list, markdown_table
 from fxscale.files import written_whole
 from fxscale.models.registry import create
 from fxscale.onnx import upscale_with_onnx
@@ -105,8 +106,11 @@ def wake(network: nn.Module) -> None:
 
 
 def estimate(network: nn.Module, size: Sequence[int]) -> None:
-    """BatchNorm statistics over random images, so that signals keep their variance."""
-    fxscale.reestimate_batchnorm(network, [torch.randn(image_shape(network, 8, size))])
+    """BatchNorm statistics over noisy and smooth images, so that signals keep their variance."""
+    images = torch.randn(image_shape(network, 8, size))
+    coarse = torch.randn(image_shape(network, 4, (8, 8)))
+    images[::2] = F.interpolate(coarse, size=tuple(size), mode="bilinear")
+    fxscale.reestimate_batchnorm(network, [images])
 
 
 def inverse_error(small: nn.Module) -> float:

@@ -18,7 +18,7 @@ from fxscale.onnx.compare import difference, tolerance_of
 from fxscale.onnx.export import exported_program
 from fxscale.onnx.feeds import Feed, Input
 from fxscale.onnx.reference import device_of, full_precision
-from fxscale.onnx.report import Divergence
+from fxscale.onnx.report import Divergence, OutputError
 from fxscale.onnx.runtime import open_session, run_session
 
 if TYPE_CHECKING:
@@ -35,19 +35,21 @@ def first_divergence(
     network: nn.Module,
     inputs: tuple[Input, ...],
     feed: Feed,
-    provider: str,
+    wrong: OutputError,
 ) -> Divergence | None:
     """The first value of the file, in the order of its graph, that is not torch's on `feed`.
 
-    `None` if every single one is: then the runtime's fusion of operators is at fault, which keeping
-    all results prevents; or if the file was not written by this exporter, so that no names match.
+    `wrong` is an output that differs there. `None` if every single one is: then the runtime's
+    fusion of operators is at fault, which keeping all results prevents; or if the file was not
+    written by this exporter, so that no names match.
     """
+    provider, tolerance = wrong.provider, wrong.tolerance
     expected = _torch_values(model, network, inputs, feed)
     nodes = {name: node for node in model.graph.node for name in node.output if name in expected}
     found = _onnx_values(path, model, list(nodes), feed, provider)
     for name, node in nodes.items():
-        _, relative, fault = difference(found[name], expected[name])
-        if fault is not None or (relative or 0.0) > tolerance_of(expected[name].dtype):
+        _, relative, _ = difference(found[name], expected[name])
+        if relative is None or relative > max(tolerance, tolerance_of(expected[name].dtype)):
             return Divergence(_layer(node), node.op_type, name, relative)
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -13,11 +14,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fxscale.errors import OnnxError
+from fxscale.onnx.compare import difference
 from fxscale.onnx.feeds import Feed
+from fxscale.onnx.network import in_eval_mode
 
 
 class Reference:
-    """A torch network as the source of right outputs, on its own device, without TF32.
+    """A torch network as the source of right outputs, in eval mode, on its own device.
 
     On the CPU a float16 network is run as a float32 copy with the same weights, its outputs rounded
     to float16: processors compute float16 in float32 anyway, torch far more slowly so, and the copy
@@ -35,21 +38,49 @@ class Reference:
 
         **Raises:** `OnnxError` if the network does not take the file's inputs.
         """
-        inputs = [self._converted(tensor, torch.float16, torch.float32) for tensor in feed.tensors]
         try:
-            with full_precision():
-                outputs = self._network(*(tensor.to(self.device) for tensor in inputs))
+            outputs = self._run(self._network, feed, torch.float32 if self.is_copy else None)
         except Exception as error:  # whatever the module raises on inputs that it does not take
-            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in feed.tensors)
             raise OnnxError(
                 f"{type(self._network).__name__} does not run on the file's inputs, {shapes}: "
                 f"{error}. Pass the module that was exported, and batches of its size"
             ) from error
-        leaves = [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
-        return [self._converted(x.detach().cpu(), torch.float32, torch.float16) for x in leaves]
+        return [_cast(output, torch.float16) for output in outputs] if self.is_copy else outputs
 
-    def _converted(self, tensor: Tensor, before: torch.dtype, after: torch.dtype) -> Tensor:
-        return tensor.to(after) if self.is_copy and tensor.dtype == before else tensor
+    def roundings(self, feed: Feed) -> list[float]:
+        """Per output, what torch itself loses to rounding in the network's dtype.
+
+        The largest difference to a float64 copy, relative to the largest magnitude; 0 where that
+        cannot be told (whole numbers, a module that insists on its dtype). Errors of the float32
+        copy are scaled to float16, in which every step is that much coarser.
+        """
+        own = torch.float32 if self.is_copy else None
+        outputs = self._run(self._network, feed, own)
+        try:
+            exact = self._run(self._double, feed, torch.float64)
+        except Exception:  # see above: then nothing is known, and nothing is excused
+            return [0.0] * len(outputs)
+        steps = 2.0**13 if self.is_copy else 1.0  # eps of float16 over eps of float32
+        errors = [
+            difference(a.double(), b.double())[1] for a, b in zip(outputs, exact, strict=True)
+        ]
+        return [steps * (error or 0.0) for error in errors]
+
+    @cached_property
+    def _double(self) -> nn.Module:
+        return copy.deepcopy(self._network).double()
+
+    def _run(self, network: nn.Module, feed: Feed, dtype: torch.dtype | None) -> list[Tensor]:
+        inputs = [_cast(tensor, dtype).to(self.device) for tensor in feed.tensors]
+        with full_precision(), in_eval_mode(network):
+            outputs = network(*inputs)
+        leaves = pytree.tree_leaves(outputs)
+        return [leaf.detach().cpu() for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def device_of(network: nn.Module) -> torch.device:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fxscale.onnx.compare import compare_output, difference, tolerance_of
+from fxscale.onnx.compare import compare_output, difference, tolerance_of, widened
 
 NAN, INF = float("nan"), float("inf")
 
@@ -65,12 +65,21 @@ def compared(found: torch.Tensor, expected: torch.Tensor) -> tuple[bool, float |
 
 
 def test_equal_up_to_the_tolerance_of_the_dtype() -> None:
-    for dtype, tolerance in ((torch.float32, 1e-4), (torch.float64, 1e-9), (torch.float16, 2e-2)):
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-9), (torch.float16, 5e-3)):
         assert tolerance_of(dtype) == tolerance
         expected = torch.tensor([1.0, 0.5], dtype=dtype)
         for factor, equal in ((0.5, True), (2.0, False)):
             found = expected + torch.tensor([0.0, factor * tolerance], dtype=dtype)
             assert compared(found, expected)[0] is equal
+
+
+def test_tolerance_follows_torchs_own_rounding_within_limits() -> None:
+    for rounding, expected in ((0.0, 1e-5), (1e-7, 1e-5), (2e-5, 2e-4), (1e-2, 1e-3)):
+        assert widened(torch.float32, rounding) == pytest.approx(expected)
+    assert widened(torch.float16, 1e-3) == pytest.approx(1e-2)
+    assert widened(torch.float16, 1.0) == pytest.approx(1e-1)
+    assert widened(torch.float64, 1.0) == 1e-9
+    assert widened(torch.int64, 1.0) == 0
 
 
 def test_whole_numbers_must_be_equal() -> None:
