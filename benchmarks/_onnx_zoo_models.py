@@ -44,7 +44,7 @@ TIMM_FAMILIES = (
     "inception_v3",
     "inception_v4",
     "lcnet_050",
-    "legacy_senet18",
+    "legacy_seresnet18",
     "levit_conv_128s",
     "mixnet_s",
     "mnasnet_small",
