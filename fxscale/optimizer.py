@@ -25,8 +25,8 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from fxscale.errors import FxscaleError, StateMismatchError
 from fxscale.plan import StateMap
-from fxscale.resample import DEFAULT_INTERPOLATION, Interpolation, upscale_entry
-from fxscale.upscale import maps_between
+from fxscale.resample import DEFAULT_INTERPOLATION, Interpolation, Kernel, upscale_entry
+from fxscale.upscale import kernel_of, maps_between
 from fxscale.wrappers import match_keys, unwrap
 
 _SECOND_MOMENTS = frozenset({"exp_avg_sq", "max_exp_avg_sq"})
@@ -121,6 +121,7 @@ def carry_optimizer(
     new_names = _parameters(target, maps, "target")
     old_groups = _named_groups(old, old_names, "pre-train")
     by_name = {name: parameter for parameter, names in new_names.items() for name in names}
+    old_by_name = {name: parameter for parameter, names in old_names.items() for name in names}
     if new_optimizer is None:
         new = _like(old, old_groups, by_name)
     else:
@@ -140,7 +141,16 @@ def carry_optimizer(
             name = old_names[parameter][0]
             entries = old.state.get(parameter, {})
             carried = {
-                key: _carry(key, value, parameter, by_name[name], maps[name], group, interpolation)
+                key: _carry(
+                    key,
+                    value,
+                    parameter,
+                    by_name[name],
+                    maps[name],
+                    group,
+                    interpolation,
+                    kernel_of(maps[name], maps, old_by_name),
+                )
                 for key, value in _checked(entries, name, type(old)).items()
             }
             if carried:
@@ -244,6 +254,7 @@ def _carry(
     state_map: StateMap,
     group: Group,
     interpolation: Interpolation,
+    kernel: Kernel | None,
 ) -> Any:
     """One entry of one parameter's state."""
     if value is None:  # momentum_buffer where momentum is zero
@@ -259,7 +270,9 @@ def _carry(
         raise StateMismatchError(
             f"{key} of {state_map.key!r}: found NaN or infinity, expected finite values"
         )
-    upscaled = upscale_entry(value, state_map, interpolation, squared=key in _SECOND_MOMENTS)
+    upscaled = upscale_entry(
+        value, state_map, interpolation, squared=key in _SECOND_MOMENTS, kernel=kernel
+    )
     dtype = new.dtype if value.dtype == old.dtype else value.dtype
     # Laid out in memory like the parameter: fused and foreach kernels are fast only then.
     return torch.empty_like(new, dtype=dtype, requires_grad=False).copy_(upscaled)

@@ -35,22 +35,29 @@ class StateMap:
     3. `"interface"`: the weight of a fully connected interface, viewed as `(n_out, C, H', W')`,
        resized over the spatial axes, flattened again (section 3.3.2);
     4. `"feature"`: a parameter or buffer laid out over a feature map (position embedding, affine
-       weight of a `LayerNorm([C, H, W])`): resized, amplitude untouched.
+       weight of a `LayerNorm([C, H, W])`): resized, amplitude untouched;
+    5. `"direction"`: a unit vector over a kernel (the singular vector of a spectral norm): resized
+       as the kernel is, then scaled to length one;
+    6. `"gain"`: the amplitude of a kernel that its own network normalises (`weight_g` of a weight
+       norm): multiplied by what the norm of the kernel `of` grows by when that is resized, taken
+       over the dimensions in which the view has length one; of its spread, if `centred`.
 
     `pretrain_view` and `target_view` have equal rank; the axes in which they differ are resized.
     """
 
     key: str
-    kind: Literal["copy", "kernel", "interface", "feature"]
+    kind: Literal["copy", "kernel", "interface", "feature", "direction", "gain"]
     pretrain_shape: tuple[int, ...]
     target_shape: tuple[int, ...]
     pretrain_view: tuple[int, ...]
     target_view: tuple[int, ...]
+    of: str | None = None
+    centred: bool = False
 
     @property
     def gain(self) -> float:
         """Amplitude factor `product(k' / k)`, so that the sum over more taps stays the same."""
-        if self.kind in ("copy", "feature"):
+        if self.kind not in ("kernel", "interface"):
             return 1.0
         return prod(self.pretrain_view) / prod(self.target_view)
 

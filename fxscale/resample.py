@@ -26,6 +26,8 @@ Interpolation = Literal["bilinear", "bicubic"]
 DEFAULT_INTERPOLATION: Interpolation = "bicubic"
 """The paper's is bilinear, which blurs kernels and keeps less accuracy: docs/experiments.md."""
 Init = Literal["fan", "resample"]
+Kernel = tuple[Tensor, StateMap]
+"""A kernel and its map, for the gain that stands for its amplitude."""
 Operators = dict[int, Tensor]
 """Axis of a tensor -> the `(n_out, n_in)` matrix applied along it."""
 
@@ -151,6 +153,7 @@ def upscale_entry(
     interpolation: Interpolation = DEFAULT_INTERPOLATION,
     *,
     squared: bool = False,
+    kernel: Kernel | None = None,
 ) -> Tensor:
     """One entry of the pre-train network's state as the target's (Eq. 5 and 6, section 3.3.2).
 
@@ -162,9 +165,16 @@ def upscale_entry(
     - `squared`: use the square of every coefficient of the map. If the entry's elements were
       independent with these second moments, the result holds the second moments of their image
       under the map itself: what Adam's `exp_avg_sq` needs.
+    - `kernel`: for entries of kind `"gain"`, the pre-train network's entry `state_map.of`, and its
+      map: the gain follows the kernel's norm.
 
     **Returns:** a fresh tensor of shape `state_map.target_shape`.
     """
+    if state_map.kind == "gain":
+        before, kernel_map = _kernel_of(state_map, kernel)
+        after = upscale_entry(before, kernel_map, interpolation)
+        factor = norm_growth(before, kernel_map.pretrain_view, after, kernel_map, state_map)
+        return _times(tensor, factor.square() if squared else factor, state_map)
     method: Interpolation = "bilinear" if state_map.kind == "feature" else interpolation
     axes = _resized_axes(state_map.pretrain_view, state_map.target_view)
     operators = {axis: resize_operator(n_in, n_out, method) for axis, n_in, n_out in axes}
@@ -174,10 +184,13 @@ def upscale_entry(
         gain = gain**2
     _require_floating(tensor, state_map, resized=bool(axes))
     viewed = tensor.reshape(state_map.pretrain_view)
-    return apply_operators(viewed, operators, gain).reshape(state_map.target_shape)
+    result = apply_operators(viewed, operators, gain).reshape(state_map.target_shape)
+    return _unit(result) if state_map.kind == "direction" and axes else result
 
 
-def downscale_entry(tensor: Tensor, state_map: StateMap, init: Init) -> Tensor:
+def downscale_entry(
+    tensor: Tensor, state_map: StateMap, init: Init, kernel: Kernel | None = None
+) -> Tensor:
     """One entry of the target's state as the pre-train network's first value.
 
     **Arguments:**
@@ -189,10 +202,22 @@ def downscale_entry(tensor: Tensor, state_map: StateMap, init: Init) -> Tensor:
       and every kernel its sum, which is its response to smooth images;
       `"resample"` is the least-squares inverse of `upscale_entry` as it is by default: exact on upscaled
       weights, and otherwise the pre-train kernel whose upscaling is closest to the given one.
-      Entries of kind `"feature"` are interpolated, amplitude untouched, under both.
+      Entries of kind `"feature"` are interpolated, amplitude untouched, under both. Entries of
+      kind `"gain"` are copied under `"fan"`, so that a kernel keeps its norm.
+    - `kernel`: for entries of kind `"gain"`, the target's entry `state_map.of`, and its map.
 
     **Returns:** a fresh tensor of shape `state_map.pretrain_shape`.
     """
+    if state_map.kind == "gain":
+        if init == "fan":
+            return tensor.detach().clone()
+        before, kernel_map = _kernel_of(state_map, kernel)
+        after = downscale_entry(before, kernel_map, init)
+        return _times(
+            tensor,
+            1 / norm_growth(after, kernel_map.pretrain_view, before, kernel_map, state_map),
+            state_map,
+        )
     axes = _resized_axes(state_map.target_view, state_map.pretrain_view)
     _require_floating(tensor, state_map, resized=bool(axes))
     if state_map.kind == "feature":
@@ -207,7 +232,52 @@ def downscale_entry(tensor: Tensor, state_map: StateMap, init: Init) -> Tensor:
     else:
         raise FxscaleError(f"init is 'fan' or 'resample', not {init!r}")
     viewed = tensor.reshape(state_map.target_view)
-    return apply_operators(viewed, operators, gain).reshape(state_map.pretrain_shape)
+    result = apply_operators(viewed, operators, gain).reshape(state_map.pretrain_shape)
+    return _unit(result) if state_map.kind == "direction" and axes else result
+
+
+def norm_growth(
+    small: Tensor,
+    small_view: tuple[int, ...],
+    large: Tensor,
+    kernel_map: StateMap,
+    gain_map: StateMap,
+) -> Tensor:
+    """How many times larger the norm of a kernel is at the target's size, per number of its gain.
+
+    The norm is taken over the dimensions in which the gain has length one; of the kernel minus its
+    mean there, if the gain stands for its spread. Where a kernel is zero, the growth is that of a
+    constant kernel, `sqrt(product(k' / k))`.
+    """
+
+    def norm(kernel: Tensor, view: tuple[int, ...]) -> Tensor:
+        values = kernel.detach().to(torch.float64).reshape(view)
+        over = [axis for axis, length in enumerate(gain_map.target_view) if length == 1]
+        if gain_map.centred:
+            values = values - values.mean(over, keepdim=True)
+        return torch.linalg.vector_norm(values, dim=over, keepdim=True)
+
+    before, after = norm(small, small_view), norm(large, kernel_map.target_view)
+    usual = torch.full_like(after, sqrt(kernel_map.gain))
+    return torch.where((before > 0) & (after > 0), after / before, usual)
+
+
+def _times(tensor: Tensor, factor: Tensor, state_map: StateMap) -> Tensor:
+    viewed = tensor.detach().to(torch.float64).reshape(state_map.target_view)
+    return (viewed * factor).reshape(state_map.target_shape).to(tensor.dtype)
+
+
+def _unit(tensor: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(tensor, dim=0)
+
+
+def _kernel_of(gain_map: StateMap, kernel: Kernel | None) -> Kernel:
+    if kernel is None or kernel[1].key != gain_map.of:
+        raise StateMismatchError(
+            f"{gain_map.key!r} is the amplitude of {gain_map.of!r}, which is not at hand: map the "
+            "whole state with upscale_state"
+        )
+    return kernel
 
 
 def _resized_axes(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[int, int, int]]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fxscale.errors import PlanMismatchError, StateMismatchError
 from fxscale.plan import ScalePlan, StateMap
-from fxscale.resample import DEFAULT_INTERPOLATION, Interpolation, upscale_entry
+from fxscale.resample import DEFAULT_INTERPOLATION, Interpolation, Kernel, upscale_entry
 from fxscale.wrappers import match_keys, unwrap
 
 _MAX_LISTED = 10
@@ -62,7 +62,18 @@ def upscale_state(
             "a plan holds no weights: pass upscale_state(plan, state_dict) or the pre-train network"
         )
     entries = check_state(plan, state, reference)
-    return {m.key: upscale_entry(entries[m.key], m, interpolation) for m in maps}
+    by_key = {m.key: m for m in maps}
+    return {
+        m.key: upscale_entry(entries[m.key], m, interpolation, kernel=kernel_of(m, by_key, entries))
+        for m in maps
+    }
+
+
+def kernel_of(
+    state_map: StateMap, maps: Mapping[str, StateMap], entries: Mapping[str, Tensor]
+) -> Kernel | None:
+    """The kernel whose amplitude an entry stands for, with its map."""
+    return None if state_map.of is None else (entries[state_map.of], maps[state_map.of])
 
 
 def plan_of(pretrain: object) -> ScalePlan:
@@ -116,14 +127,7 @@ def _compose(first: StateMap, second: StateMap) -> StateMap:
             f"the two stages see {first.key!r} differently: expected {first.kind} of view "
             f"{first.target_view}, found {second.kind} of view {second.target_view}"
         )
-    return StateMap(
-        key=first.key,
-        kind=first.kind,
-        pretrain_shape=first.pretrain_shape,
-        target_shape=second.pretrain_shape,
-        pretrain_view=first.pretrain_view,
-        target_view=second.pretrain_view,
-    )
+    return replace(first, target_shape=second.pretrain_shape, target_view=second.pretrain_view)
 
 
 def _unchanged(state_map: StateMap) -> StateMap:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,36 +14,67 @@ from fxscale.passes.axes import (
     AnnotatedNetwork,
     Annotation,
     Axis,
+    ComputedWeight,
     ConvSite,
+    Dim,
     Dims,
     Event,
     Extent,
     FeatureEntry,
     Join,
+    KernelEntry,
     LinearSite,
     Operand,
     Refit,
+    Resampling,
+    Scaling,
+    SelfSized,
     Shape,
+    Statistics,
     Substitution,
     Window,
     is_spatial,
     target_length,
 )
 from fxscale.passes.ops.registry import Call, describe, lookup
+from fxscale.passes.origins import Origin, has_no_order, holds_tensor, origin_of
+from fxscale.passes.refusal import refusal
 from fxscale.passes.trace import TracedNetwork, tensors_in
-from fxscale.passes.tracer import VALUE, first_line, module_path
+from fxscale.passes.tracer import VALUE, first_line
+from fxscale.passes.weight_amplitude import computed_weight
+from fxscale.passes.weight_layouts import WeightLayouts, lay_out_weights
 
 
 def annotate(network: TracedNetwork) -> AnnotatedNetwork:
-    """Walk the graph once, in order, asking each operator's handler for its result's axes."""
-    return Annotator(network).run()
+    """Walk the graph in order, asking each operator's handler for its result's axes.
+
+    A computed weight in which a handler refuses is left as it is, and the walk begins anew: the
+    convolution can then keep its kernel.
+    """
+    obstacles: dict[fx.Node, UnsupportedModelError] = {}
+    while True:
+        layouts = lay_out_weights(network, skip=obstacles)
+        try:
+            return Annotator(network, layouts, obstacles).run()
+        except UnsupportedModelError as error:
+            blocked = [call for call, names in layouts.cones.items() if error.node in names]
+            if not blocked:
+                raise
+            obstacles |= dict.fromkeys(blocked, error)
 
 
 class Annotator:
     """The state of the walk; handlers create axes and record events through it."""
 
-    def __init__(self, network: TracedNetwork) -> None:
+    def __init__(
+        self,
+        network: TracedNetwork,
+        layouts: WeightLayouts,
+        obstacles: Mapping[fx.Node, UnsupportedModelError],
+    ) -> None:
         self.network = network
+        self.layouts = layouts
+        self.obstacles = obstacles
         self.annotations: dict[fx.Node, Annotation] = {}
         self.events: list[Event] = []
         self.inputs: list[tuple[Axis, ...]] = []
@@ -51,12 +82,22 @@ class Annotator:
         self.linears: list[LinearSite] = []
         self.features: dict[str, FeatureEntry] = {}
         self.substitutions: list[Substitution] = []
-        named = (network.model.named_parameters, network.model.named_buffers)
-        self._state = {name for each in named for name, _ in each(remove_duplicate=False)}
+        self.resamplings: list[Resampling] = []
+        self.origins: dict[fx.Node, Origin] = {}
+        self.statistics: list[Statistics] = []
+        self.scalings: list[Scaling] = []
+        self.kernel_entries: dict[fx.Node, KernelEntry] = {}
+        model = network.model
+        self.parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
+        self._state = self.parameters | buffers
 
     def run(self) -> AnnotatedNetwork:
         for node in self.network.graph.nodes:
-            self.annotations[node] = self._annotate(node)
+            origin = origin_of(node, self.origins)
+            self.annotations[node] = self._annotate(node, origin)
+            sized = not holds_tensor(node) and carries_size(self.annotations[node])
+            self.origins[node] = Origin.SIZE if sized else origin
             self._check(node)
         return AnnotatedNetwork(
             annotations=self.annotations,
@@ -66,6 +107,9 @@ class Annotator:
             linears=tuple(self.linears),
             features=tuple(self.features.values()),
             substitutions=tuple(self.substitutions),
+            scalings=tuple(self.scalings),
+            resamplings=tuple(self.resamplings),
+            statistics=tuple(self.statistics),
             outputs=frozenset(self._output_axes()),
         )
 
@@ -73,21 +117,24 @@ class Annotator:
         returned: list[fx.Node] = []
         fx.node.map_arg(list(self.network.outputs.values()), returned.append)
         for node in returned:
-            yield from spatial_axes(self.annotations[node])
+            yield from (a for a in spatial_axes(self.annotations[node]) if not a.kernel)
 
-    def _annotate(self, node: fx.Node) -> Annotation:
+    def _annotate(self, node: fx.Node, origin: Origin) -> Annotation:
+        self._current = node
         if node.op == "placeholder":
             return self._placeholder(node)
         if node.op == "get_attr":
-            return fixed_annotation(node.meta[VALUE])
-        module = None
-        target: Any = node.target
-        if node.op == "call_module":
-            module = self.network.model.get_submodule(str(node.target))
-            target = type(module)
-        elif node.op == "call_method":
-            target = f".{node.target}"
-        registration = lookup(target)
+            dims = self.layouts.layouts.get(str(node.target))
+            return Shape(dims) if dims is not None else fixed_annotation(node.meta[VALUE])
+        if origin is not Origin.IMAGE and holds_tensor(node):
+            # Computed without a look at an image: no operator in it needs to be known.
+            if origin is Origin.SIZE:
+                return fixed_annotation(node.meta[VALUE], SelfSized)
+            sized = any(carries_size(self.annotations[n]) for n in node.all_input_nodes)
+            if not sized and node not in self.layouts.pads:
+                return fixed_annotation(node.meta[VALUE])
+        module = self.module_of(node)
+        registration = lookup(self.target_of(node))
         if registration is None:
             return self._unknown(node, module)
         try:
@@ -95,11 +142,10 @@ class Annotator:
         except FxscaleError:
             raise
         except Exception as error:
-            raise UnsupportedModelError(
+            raise refusal(
+                node,
                 f"the handler {registration.handler.__qualname__} of {describe(node, module)} "
                 f"failed: {type(error).__name__}: {first_line(error)}",
-                node=node.name,
-                module=module_path(node),
                 remedy="call the operator in its usual form, or register your own handler for the "
                 "module that contains it with fxscale.register",
             ) from error
@@ -113,10 +159,9 @@ class Annotator:
             map(is_tensor_annotation, touched)
         ):
             return None  # arithmetic on sizes: runs again at the pre-train size, then verified
-        raise UnsupportedModelError(
+        raise refusal(
+            node,
             f"the operator {describe(node, module)} is not known to the compiler",
-            node=node.name,
-            module=module_path(node),
             remedy="register a handler for it with fxscale.register, or name the module that "
             "contains it in leaf_modules and register a handler for that",
         )
@@ -142,16 +187,48 @@ class Annotator:
             if isinstance(annotation, Shape) and isinstance(value, torch.Tensor):
                 found = tuple(target_length(dim) for dim in annotation.dims)
                 if found != tuple(value.shape):
-                    raise UnsupportedModelError(
+                    raise refusal(
+                        node,
                         f"the compiler expected the shape {found}, the model computes "
                         f"{tuple(value.shape)}",
-                        node=node.name,
-                        module=module_path(node),
                         remedy="report this as a bug of the operator's handler, or register your "
                         "own with fxscale.register",
                     )
 
     # What handlers use.
+
+    def module_of(self, node: fx.Node) -> nn.Module | None:
+        """The module that a node calls."""
+        called = node.op == "call_module"
+        return self.network.model.get_submodule(str(node.target)) if called else None
+
+    def target_of(self, node: fx.Node) -> Any:
+        """Under what the handler of a node is registered."""
+        if node.op == "call_module":
+            return type(self.module_of(node))
+        return f".{node.target}" if node.op == "call_method" else node.target
+
+    def computed_weight(
+        self, convolution: fx.Node, weight: fx.Node
+    ) -> ComputedWeight | UnsupportedModelError:
+        """How a weight is computed, or what kept the compiler from following it."""
+        if convolution in self.obstacles:
+            return self.obstacles[convolution]
+        return computed_weight(self, convolution, weight)
+
+    def scale(self, node: fx.Node, dim: Dim, power: float) -> None:
+        """Record that `node` grows with the lengths of the spatial axes of `dim` to this power."""
+        axes = tuple(axis for axis in dim if axis.spatial and not axis.kernel)
+        if not axes or power == 0:
+            return
+        if not node.meta[VALUE].is_floating_point():
+            raise refusal(
+                node,
+                f"{node.name!r} counts pixels in whole numbers ({node.meta[VALUE].dtype}), which "
+                "cannot keep their amplitude on a smaller map",
+                remedy="convert to a floating-point dtype before the sum, or take the mean",
+            )
+        self.scalings.append(Scaling(node, axes, power))
 
     def annotation_of(self, argument: Any) -> Annotation:
         if isinstance(argument, fx.Node):
@@ -173,14 +250,24 @@ class Annotator:
         arguments = _window_arguments(fields)
         if all(arguments.get(name, plain) == plain for name, plain in _POINTWISE.items()):
             return source
+        self._refuse_kernel(fields["node"], source)
         target = window_length(source.target, **arguments)
         out = self.axis(target, spatial=True)
         self.events.append(Window(out=out, **fields))
         return out
 
-    def refit(self, node: fx.Node, source: Axis, target: int, scale: float | None) -> Axis:
+    def refit(
+        self,
+        node: fx.Node,
+        source: Axis,
+        target: int,
+        scale: float | None,
+        *,
+        pool: bool = False,
+    ) -> Axis:
+        self._refuse_kernel(node, source)
         out = self.axis(target, spatial=True)
-        self.events.append(Refit(node, source, out, scale))
+        self.events.append(Refit(node, source, out, scale, pool))
         return out
 
     def join(self, node: fx.Node, operands: Sequence[Operand]) -> Axis:
@@ -188,13 +275,32 @@ class Annotator:
         distinct = {operand.axis for operand in operands}
         if len(distinct) == 1:
             return operands[0].axis
+        for axis in distinct:
+            self._refuse_kernel(node, axis)
         out = self.axis(operands[0].axis.target, spatial=True)
         self.events.append(Join(node, out, tuple(operands)))
         return out
 
+    def _refuse_kernel(self, node: fx.Node, axis: Axis) -> None:
+        if axis.kernel:
+            raise refusal(
+                node,
+                f"{node.name!r} changes a kernel's size, or joins kernels of different layers",
+                remedy="name the layer in keep, which leaves its kernel as it is",
+            )
+
     def feature(self, key: str, dims: Dims) -> None:
         """Record that a parameter or buffer is laid out over a feature map."""
+        for axis in (axis for dim in dims for axis in dim):
+            self._refuse_kernel(self._current, axis)
         self.features.setdefault(key, FeatureEntry(key, dims))
+
+    def resample(self, node: fx.Node, operand: fx.Node, dims: Dims) -> None:
+        """Record that a constant of the target is laid over a feature map."""
+        for axis in (axis for dim in dims for axis in dim):
+            self._refuse_kernel(node, axis)
+        nearest = has_no_order(operand, self.network.model)
+        self.resamplings.append(Resampling(node, operand, dims, nearest))
 
     def substitute(
         self,
@@ -255,14 +361,14 @@ def fixed_shape(value: torch.Tensor) -> Shape:
     return Shape(fixed_dims(value.shape))
 
 
-def fixed_annotation(value: Any) -> Annotation:
-    """The annotation of a value that has the same shape in both networks."""
+def fixed_annotation(value: Any, kind: type[Shape] = Shape) -> Annotation:
+    """The annotation of a value that has the same shape in both networks, or sizes itself."""
     if isinstance(value, torch.Tensor):
-        return fixed_shape(value)
+        return kind(fixed_dims(value.shape))
     if isinstance(value, tuple | list):
-        return tuple(map(fixed_annotation, value))
+        return tuple(fixed_annotation(item, kind) for item in value)
     if isinstance(value, dict):
-        return {key: fixed_annotation(item) for key, item in value.items()}
+        return {key: fixed_annotation(item, kind) for key, item in value.items()}
     return None
 
 

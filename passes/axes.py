@@ -12,20 +12,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 from torch import fx
+
+from fxscale.errors import UnsupportedModelError
 
 
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """One axis of one tensor; `target` is its length in the target network."""
+    """One axis of one tensor; `target` is its length in the target network.
+
+    A `spatial` axis may have another length in the pre-train network. A `kernel` axis is a spatial
+    axis of a weight that is computed in the graph: its length is the kernel size that is chosen.
+    """
 
     target: int
     spatial: bool
+    kernel: bool = False
 
     def __repr__(self) -> str:
-        return f"{'~' if self.spatial else ''}{self.target}"
+        return f"{'k' if self.kernel else '~' if self.spatial else ''}{self.target}"
 
 
 Dim = tuple[Axis, ...]
@@ -61,6 +68,15 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class SelfSized(Shape):
+    """Annotation of a tensor that is computed from sizes alone, such as `torch.arange(W)`.
+
+    It comes out at the pre-train network's size by itself; `dims` are fixed axes of its lengths in
+    the target.
+    """
+
+
+@dataclass(frozen=True)
 class Extent:
     """Annotation of an int that was read from a tensor's shape."""
 
@@ -78,6 +94,7 @@ class Window:
     `adjustable` says what the geometry pass may choose: `"conv"` the padding (an uneven or
     negative one costs a pad operator), `"pad"` the padding (the operator is there already),
     `"none"` nothing. `site` is the weight of a convolution, `position` the spatial axis within it.
+    `fits` says that the kernel may not be longer than the map, even where that is padded.
     """
 
     node: fx.Node
@@ -93,6 +110,7 @@ class Window:
     output_padding: int = 0
     adjustable: str = "none"
     site: str | None = None
+    fits: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,13 +118,15 @@ class Refit:
     """The axis is laid anew over the same extent of the image: adaptive pools, interpolation.
 
     `scale` is the ratio of lengths out / source, or `None` where the layer names the output length
-    (`AdaptiveAvgPool2d(7)`, `interpolate(size=56)`), which then scales like a feature map.
+    (`AdaptiveAvgPool2d(7)`, `interpolate(size=56)`), which then scales like a feature map. A
+    `pool` that does not lengthen the target's axis may not lengthen the pre-train network's.
     """
 
     node: fx.Node
     source: Axis
     out: Axis
     scale: float | None
+    pool: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,13 +164,51 @@ class Substitution:
 
 
 @dataclass(frozen=True)
+class KernelEntry:
+    """A parameter or buffer that a convolution's weight is computed from; `dims` hold its axes.
+
+    `kind` is what its `StateMap` will be.
+    """
+
+    key: str
+    dims: Dims
+    kind: Literal["kernel", "direction", "feature"]
+
+
+@dataclass(frozen=True)
+class ComputedWeight:
+    """How the weight of a convolution is computed from the state.
+
+    `axes` are the axes of the kernel, `None` where it has one tap. The weight is homogeneous of
+    `degree` in the entries of kind `"kernel"`, and of the power `taps` in the number of taps, as
+    `passes/weight_amplitude.py` explains; `gain` is a parameter that multiplies all of it, laid out
+    as `gain_view` over the dimensions of the first entry. `centred` says that it stands for the
+    spread of the kernel and not for its norm.
+    """
+
+    entries: tuple[KernelEntry, ...]
+    axes: tuple[Axis | None, ...]
+    degree: float
+    taps: float
+    gain: str | None = None
+    gain_view: tuple[int, ...] = ()
+    centred: bool = False
+
+    @property
+    def power(self) -> float:
+        """The pre-train network multiplies the weight by `product(k / k')` to this power."""
+        return self.taps + (0.5 if self.gain else 1 - self.degree)
+
+
+@dataclass(frozen=True)
 class ConvSite:
     """One call of a convolution found in the graph.
 
     `inputs` and `outputs` are the spatial dimensions before and behind it, `scales[i]` says whether
     the kernel runs over a spatial axis along axis `i`, and `tied[i]` is the source axis where the
     kernel covers the whole map along axis `i` (a convolution used as a fully connected layer): the
-    kernel then follows the map, not Table 1.
+    kernel then follows the map, not Table 1. `computed` is given where the weight is no parameter,
+    `obstacle` where it is computed in a way that keeps the compiler from resizing it.
     """
 
     node: fx.Node
@@ -169,6 +227,8 @@ class ConvSite:
     outputs: Dims
     scales: tuple[bool, ...]
     tied: tuple[Axis | None, ...]
+    computed: ComputedWeight | None = None
+    obstacle: UnsupportedModelError | None = None
 
 
 @dataclass(frozen=True)
@@ -193,6 +253,43 @@ class FeatureEntry:
 
 
 @dataclass(frozen=True)
+class Scaling:
+    """`node` computes a sum over pixels: times `product(n / n') ** power`, it keeps its amplitude.
+
+    `n` and `n'` are the lengths of `axes` in the target and in the pre-train network.
+    """
+
+    node: fx.Node
+    axes: Dim
+    power: float
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """`node` normalises by statistics of one sample's `per_pixel` values at each pixel of `dims`.
+
+    A single value has no spread: torch refuses it, in train mode.
+    """
+
+    node: fx.Node
+    dims: Dims
+    per_pixel: int = 1
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """A constant of the target, `operand`, meets a feature map at `node` and is resized for it.
+
+    `dims` says what each of its dimensions is made of there.
+    """
+
+    node: fx.Node
+    operand: fx.Node
+    dims: Dims
+    nearest: bool
+
+
+@dataclass(frozen=True)
 class AnnotatedNetwork:
     """The graph with an annotation per node, and everything that was found on the way."""
 
@@ -203,5 +300,8 @@ class AnnotatedNetwork:
     linears: tuple[LinearSite, ...]
     features: tuple[FeatureEntry, ...]
     substitutions: tuple[Substitution, ...]
+    resamplings: tuple[Resampling, ...]
+    statistics: tuple[Statistics, ...]
+    scalings: tuple[Scaling, ...]
     outputs: frozenset[Axis]
     """The spatial axes of what the network returns."""

@@ -11,14 +11,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, floor
+from math import ceil, floor, prod
 
 from torch import fx
 
-from fxscale.passes.axes import AnnotatedNetwork, Axis, Event, Join, Operand, Window
+from fxscale.errors import SizeError
+from fxscale.passes.axes import (
+    AnnotatedNetwork,
+    Axis,
+    Event,
+    Join,
+    Lengths,
+    Operand,
+    Statistics,
+    Window,
+    pretrain_length,
+    target_length,
+)
 from fxscale.passes.axis_graph import AxisGraph
 from fxscale.passes.chains import Candidate, ChainSolver, Ladder, Padding
 from fxscale.passes.grids import Grid, drift, image_grid, target_grids
+from fxscale.passes.refusal import place
+from fxscale.passes.sites import Sites
 
 ADAPTER_COST = 1.5
 MISMATCH_COST = 2.0  # times the distance of the two maps squared
@@ -63,6 +77,20 @@ def solve_geometry(
     return _Solver(network, images, kernels).run()
 
 
+def with_kernel_axes(
+    geometry: Geometry, sites: Sites, kernels: Mapping[str, tuple[int, ...]]
+) -> Geometry:
+    """The same solution with the lengths of the kernel axes of computed weights."""
+    lengths = dict(geometry.lengths)
+    for convolution in sites.convolutions:
+        for call in convolution.calls:
+            axes = call.computed.axes if call.computed else ()
+            for axis, length in zip(axes, kernels[convolution.weight], strict=bool(axes)):
+                if axis is not None:
+                    lengths[axis] = length
+    return replace(geometry, lengths=lengths)
+
+
 class _Solver:
     """Walks over the events; `solved` grows by the axes whose grid is final."""
 
@@ -98,6 +126,7 @@ class _Solver:
                 else:
                     self._settle_end(end, candidates, anchor=graph.parts(end))
         lengths = {axis: grid.length for axis, grid in self.solved.items()}
+        check_statistics(self.network.statistics, lengths)
         return Geometry(self.target, self.solved, lengths, self.paddings, tuple(self.adapters))
 
     def _settle_end(self, axis: Axis, candidates: Sequence[Candidate], *, anchor: bool) -> None:
@@ -194,3 +223,18 @@ class _Solver:
             for operand in join.operands
             if operand.axis is axis
         ]
+
+
+def check_statistics(statistics: Sequence[Statistics], lengths: Lengths) -> None:
+    """A normalisation that sees many values in the target must not be left with a single one.
+
+    Raises `SizeError`: torch refuses such a batch of one sample, and its statistics say nothing.
+    """
+    for over in statistics:
+        large = over.per_pixel * prod(map(target_length, over.dims))
+        small = over.per_pixel * prod(pretrain_length(dim, lengths) for dim in over.dims)
+        if small == 1 < large:
+            raise SizeError(
+                f"input size too small: {place(over.node)}: one pixel is left to normalise over "
+                f"({large} values in the target), too few for a batch of one image"
+            )

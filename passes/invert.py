@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from fxscale.errors import UnsupportedModelError
-from fxscale.passes.axes import AnnotatedNetwork, Lengths, pretrain_lengths
+from fxscale.passes.axes import AnnotatedNetwork, ComputedWeight, Lengths, pretrain_lengths
 from fxscale.passes.sites import Sites, check_interfaces
 from fxscale.plan import StateMap
 
@@ -31,7 +32,7 @@ def invert(
     for state_map in _used(tensors, network, sites, kernels, lengths):
         tensor = tensors[state_map.key]
         known = used.setdefault(id(tensor), state_map)
-        alike = (known.pretrain_view, known.kind) == (state_map.pretrain_view, state_map.kind)
+        alike = _meaning(known) == _meaning(state_map)
         if not alike and (_changes(known) or _changes(state_map)):
             raise UnsupportedModelError(
                 f"the tensor {state_map.key!r} is used in two ways that scale differently "
@@ -42,8 +43,15 @@ def invert(
     return tuple(_map_for(key, entry, resized.get(id(entry))) for key, entry in state.items())
 
 
+def _meaning(state_map: StateMap) -> tuple[object, ...]:
+    """What a map does, however its view writes axes of length one."""
+    views = (state_map.pretrain_view, state_map.target_view)
+    longer = [pair for pair in zip(*views, strict=True) if pair != (1, 1)]
+    return state_map.kind, longer, state_map.of, state_map.centred
+
+
 def _changes(state_map: StateMap) -> bool:
-    return state_map.pretrain_view != state_map.target_view
+    return state_map.kind == "gain" or state_map.pretrain_view != state_map.target_view
 
 
 def _named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -62,6 +70,11 @@ def _used(
 ) -> Iterator[StateMap]:
     """The map of every tensor that has a spatial meaning, also where its size stays."""
     for convolution in sites.convolutions:
+        if convolution.obstacle is not None:
+            continue  # its kernel is kept
+        if convolution.computed is not None:
+            yield from _computed(convolution.computed, tensors, lengths)
+            continue
         shape = tuple(tensors[convolution.weight].shape)
         small = (*shape[:2], *kernels[convolution.weight])
         yield StateMap(convolution.weight, "kernel", small, shape, small, shape)
@@ -79,6 +92,26 @@ def _used(
         yield StateMap(feature.key, "feature", flat, shape, small, target)
 
 
+def _computed(
+    weight: ComputedWeight, tensors: Mapping[str, torch.Tensor], lengths: Lengths
+) -> Iterator[StateMap]:
+    for entry in weight.entries:
+        shape = tuple(tensors[entry.key].shape)
+        target = tuple(axis.target for dim in entry.dims for axis in dim)
+        small = tuple(n for dim in entry.dims for n in pretrain_lengths(dim, lengths))
+        # Dimensions of length one are no axes; the shape keeps them.
+        sizes = [_product(pretrain_lengths(dim, lengths)) for dim in entry.dims]
+        yield StateMap(entry.key, entry.kind, tuple(sizes), shape, small, target)
+    kernel = weight.entries[0]
+    if weight.gain is not None and any(
+        lengths[axis] != axis.target for dim in kernel.dims for axis in dim if axis.kernel
+    ):
+        shape, view = tuple(tensors[weight.gain].shape), weight.gain_view
+        yield StateMap(
+            weight.gain, "gain", shape, shape, view, view, of=kernel.key, centred=weight.centred
+        )
+
+
 def _product(values: tuple[int, ...]) -> int:
     return int(torch.Size(values).numel())
 
@@ -92,11 +125,4 @@ def _map_for(key: str, entry: object, resized: StateMap | None) -> StateMap:
     shape = tuple(entry.shape)
     if resized is None:
         return StateMap(key, "copy", shape, shape, shape, shape)
-    return StateMap(
-        key,
-        resized.kind,
-        resized.pretrain_shape,
-        resized.target_shape,
-        resized.pretrain_view,
-        resized.target_view,
-    )
+    return replace(resized, key=key)

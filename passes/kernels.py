@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from fxscale.errors import UnsupportedModelError
+from fxscale.passes.refusal import refusal
 from fxscale.passes.sites import Convolution, Sites
 
 TABLE_1 = {1: 1, 3: 2, 5: 3, 7: 5, 11: 7}
@@ -60,6 +61,22 @@ def _choose(
         return target
     if not convolution.learnable:
         return target
+    chosen = _wanted(convolution, policy, ratios)
+    if chosen != target and convolution.obstacle is not None:
+        at = convolution.obstacle
+        raise UnsupportedModelError(
+            f"the kernel would become {chosen}, but its weight is computed in a way that cannot be "
+            f"followed: at the node {at.node!r}, {at.reason}",
+            node=convolution.first.node.name,
+            module=convolution.name,
+            remedy=f"name the layer in keep (keep=[{convolution.name!r}]), which leaves its kernel "
+            "as it is, or register a handler for the module with fxscale.register",
+        )
+    return chosen
+
+
+def _wanted(convolution: Convolution, policy: KernelPolicy, ratios: Sequence[float]) -> KernelSize:
+    target = convolution.kernel_size
     if len(ratios) != len(target):  # a Conv1d over the channels of a 2-D network
         ratios = (max(ratios),) * len(target)
     if isinstance(policy, str):
@@ -94,29 +111,29 @@ def _explicit(convolution: Convolution, policy: KernelPolicy) -> KernelSize:
         chosen = policy(convolution)
     kernel = tuple(chosen) if isinstance(chosen, Sequence) else (chosen,) * len(target)
     if not all(isinstance(k, int) for k in kernel):
-        raise UnsupportedModelError(
+        raise refusal(
+            convolution.first.node,
             f"kernels gives {chosen!r}, which is not a kernel size",
-            node=convolution.first.node.name,
-            module=convolution.name,
             remedy="give an int, or one int per spatial axis",
+            module=convolution.name,
         )
     for position, (k_small, k, stride) in enumerate(
         zip(kernel, target, convolution.stride, strict=len(kernel) == len(target))
     ):
         if len(kernel) != len(target) or not min(k, stride) <= k_small <= k:
-            raise UnsupportedModelError(
+            raise refusal(
+                convolution.first.node,
                 f"kernels gives {kernel} for a kernel of {target} with stride {convolution.stride}",
-                node=convolution.first.node.name,
-                module=convolution.name,
                 remedy="choose, per axis, a size from min(kernel_size, stride) to kernel_size",
+                module=convolution.name,
             )
         if k_small != k and not _shrinks(convolution, position):
-            raise UnsupportedModelError(
+            raise refusal(
+                convolution.first.node,
                 f"kernels shrinks axis {position}, which does not run over a feature map, or "
                 "covers it whole",
-                node=convolution.first.node.name,
-                module=convolution.name,
                 remedy="leave this axis at its size",
+                module=convolution.name,
             )
     return kernel
 

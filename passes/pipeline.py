@@ -21,24 +21,27 @@ from torch import nn
 from fxscale.errors import SizeError, UnsupportedModelError
 from fxscale.passes.annotate import annotate
 from fxscale.passes.axes import AnnotatedNetwork
-from fxscale.passes.geometry import Geometry, solve_geometry
+from fxscale.passes.geometry import Geometry, solve_geometry, with_kernel_axes
 from fxscale.passes.inputs import InputSpec
 from fxscale.passes.invert import invert
 from fxscale.passes.kernels import KernelPolicy, choose_kernels
 from fxscale.passes.ops.registry import registered_leaf_types
-from fxscale.passes.padding import place_paddings
+from fxscale.passes.padding import Paddings, place_paddings
 from fxscale.passes.printing import print_pass
+from fxscale.passes.refusal import refusal
 from fxscale.passes.rewrite import rewrite
 from fxscale.passes.sites import Sites, find_sites
 from fxscale.passes.sizes import choose_input_size
 from fxscale.passes.summarise import Request, summarise
-from fxscale.passes.trace import trace
+from fxscale.passes.trace import TracedNetwork, trace
 from fxscale.passes.verify import verify
 from fxscale.plan import Size
 from fxscale.pretrain_network import PretrainNetwork
 from fxscale.resample import Init
 
 Result = TypeVar("Result")
+Run = Callable[..., Any]
+"""Runs a pass: `Timings.run`, or `quietly`."""
 
 
 @dataclass(frozen=True)
@@ -69,36 +72,43 @@ class Timings:
         return result
 
 
+@dataclass(frozen=True)
+class Target:
+    """What is known of the target network before a pre-train size is chosen."""
+
+    traced: TracedNetwork
+    network: AnnotatedNetwork
+    sites: Sites
+    size: Size
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Kernels, lengths and paddings for one pre-train size."""
+
+    size: Size
+    ratios: tuple[float, ...]
+    kernels: Mapping[str, tuple[int, ...]]
+    geometry: Geometry
+    paddings: Paddings
+
+    def resize(self, size: Size) -> Size:
+        """The pre-train size of an image that has this size in the target."""
+        return tuple(map(_resize, size, self.ratios))
+
+
 def compile_network(
     model: nn.Module, inputs: InputSpec, options: Options, timings: Timings | None = None
 ) -> PretrainNetwork:
     """Run all passes over `model`; the model is not changed."""
     run = (timings or Timings()).run
-    traced = run(
-        "trace",
-        trace,
-        model,
-        inputs,
-        leaf_types=registered_leaf_types(),
-        opaque_types=options.leaf_modules,
-        concrete_args=options.concrete_args,
-    )
-    network = run("annotate", annotate, traced)
-    sites = run("find sites", find_sites, traced.model, network)
-    target_size = inputs.image_size()
-    small_size = _pretrain_size(options.input_size, network, sites, target_size)
-    ratios = [small / large for small, large in zip(small_size, target_size, strict=True)]
-    chosen = run("choose kernels", choose_kernels, sites, options.kernels, options.keep, ratios)
-    lengths = [
-        tuple(_resize(axis.target, ratio) for axis, ratio in zip(axes, ratios, strict=True))
-        for axes in network.inputs
-    ]
-    geometry = run("solve geometry", solve_geometry, network, chosen, lengths)
-    kernels = _follow_maps(sites, chosen, geometry)
-    paddings = run("place paddings", place_paddings, sites, kernels, geometry)
+    target = read_target(model, inputs, options, run)
+    traced, network, sites = target.traced, target.network, target.sites
+    solution = solve_or_suggest(target, _pretrain_size(options.input_size, target), options, run)
+    kernels, geometry, paddings = solution.kernels, solution.geometry, solution.paddings
     state = run("invert", invert, traced.model, network, sites, kernels, geometry.lengths)
     request = Request(
-        target_size, small_size, options.target_size_source, _policy_name(options.kernels)
+        target.size, solution.size, options.target_size_source, _policy_name(options.kernels)
     )
     plan = run(
         "summarise",
@@ -124,34 +134,91 @@ def compile_network(
         plan,
         options.init,
     )
-    run(
-        "verify",
-        verify,
-        small,
-        traced,
-        network,
-        geometry.lengths,
-        lambda size: tuple(_resize(n, ratio) for n, ratio in zip(size, ratios, strict=True)),
-    )
+    run("verify", verify, small, traced, network, geometry.lengths, solution.resize)
     return small
+
+
+def read_target(model: nn.Module, inputs: InputSpec, options: Options, run: Run) -> Target:
+    """The passes that need no pre-train size: they are the same for every one."""
+    traced = run(
+        "trace",
+        trace,
+        model,
+        inputs,
+        leaf_types=registered_leaf_types(),
+        opaque_types=options.leaf_modules,
+        concrete_args=options.concrete_args,
+    )
+    network = run("annotate", annotate, traced)
+    sites = run("find sites", find_sites, traced.model, network)
+    return Target(traced, network, sites, inputs.image_size())
+
+
+def solve(target: Target, size: Size, options: Options, run: Run) -> Solution:
+    """The passes that decide for one pre-train size. Raises `SizeError` where it is too small."""
+    ratios = tuple(small / large for small, large in zip(size, target.size, strict=True))
+    chosen = run(
+        "choose kernels", choose_kernels, target.sites, options.kernels, options.keep, ratios
+    )
+    lengths = [
+        tuple(_resize(axis.target, ratio) for axis, ratio in zip(axes, ratios, strict=True))
+        for axes in target.network.inputs
+    ]
+    geometry = run("solve geometry", solve_geometry, target.network, chosen, lengths)
+    kernels = _follow_maps(target.sites, chosen, geometry)
+    geometry = with_kernel_axes(geometry, target.sites, kernels)
+    paddings = run("place paddings", place_paddings, target.sites, kernels, geometry)
+    return Solution(size, ratios, kernels, geometry, paddings)
+
+
+def solve_or_suggest(target: Target, size: Size, options: Options, run: Run) -> Solution:
+    """`solve`; where the size is too small, the error names the smallest one that works."""
+    try:
+        return solve(target, size, options, run)
+    except SizeError as error:
+        smallest = _smallest_that_works(target, size, options)
+        if smallest is None:
+            advice = "no larger input_size below the target's works either, keep more kernels"
+        else:
+            advice = f"the smallest input_size that works is {_written(smallest)}"
+        raise SizeError(f"{error}; {advice}") from error
+
+
+def _smallest_that_works(target: Target, size: Size, options: Options) -> Size | None:
+    """The next larger size of the same shape with a solution."""
+    for length in range(size[0] + 1, target.size[0] + 1):
+        larger = tuple(
+            min(large, max(small, round(small * length / size[0])))
+            for small, large in zip(size, target.size, strict=True)
+        )
+        try:
+            solve(target, larger, options, quietly)
+        except (SizeError, UnsupportedModelError):
+            continue
+        return larger
+    return None
+
+
+def quietly(name: str, function: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
+    """`Timings.run` for a pass that is neither timed nor printed."""
+    return function(*args, **kwargs)
+
+
+def _written(size: Size) -> str:
+    return str(size[0] if len(set(size)) == 1 else size)
 
 
 def _resize(length: int, ratio: float) -> int:
     return max(1, round(length * ratio))
 
 
-def _pretrain_size(
-    requested: Size | None,
-    network: AnnotatedNetwork,
-    sites: Sites,
-    target_size: Size,
-) -> Size:
+def _pretrain_size(requested: Size | None, target: Target) -> Size:
     if requested is None:
-        return choose_input_size(network, sites, target_size)
-    for small, large in zip(requested, target_size, strict=True):
+        return choose_input_size(target.network, target.sites, target.size)
+    for small, large in zip(requested, target.size, strict=True):
         if small > large:
             raise SizeError(
-                f"input_size {requested} is larger than the target's {target_size}; the "
+                f"input_size {requested} is larger than the target's {target.size}; the "
                 "pre-train network reads smaller images, choose a size below the target's"
             )
     return requested
@@ -167,11 +234,11 @@ def _follow_maps(
         for position in range(len(sizes)):
             covered = {geometry.lengths[axis] for axis in convolution.tied(position)}
             if len(covered) > 1:
-                raise UnsupportedModelError(
+                raise refusal(
+                    convolution.first.node,
                     f"a convolution covers whole maps of different lengths: {sorted(covered)}",
-                    node=convolution.first.node.name,
-                    module=convolution.name,
                     remedy="use one layer per feature map, or another input_size",
+                    module=convolution.name,
                 )
             sizes[position] = covered.pop() if covered else sizes[position]
         kernels[convolution.weight] = tuple(sizes)

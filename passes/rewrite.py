@@ -17,21 +17,25 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from fxscale.errors import UnsupportedModelError
+from fxscale.constants import resize_constant
+from fxscale.passes.amplitude import insert_scalings, scale_weights
 from fxscale.passes.axes import (
     AnnotatedNetwork,
     Axis,
     Lengths,
+    Resampling,
     Substitution,
     Window,
     pretrain_length,
+    pretrain_lengths,
 )
 from fxscale.passes.geometry import Adapter, Geometry
 from fxscale.passes.ops.registry import lookup
 from fxscale.passes.padding import Paddings
+from fxscale.passes.refusal import module_path, refusal
 from fxscale.passes.sites import Convolution, Sites
-from fxscale.passes.trace import EVAL, TRAIN, TracedNetwork
-from fxscale.passes.tracer import VALUE, module_path
+from fxscale.passes.trace import EVAL, TRAIN, TracedNetwork, stale_weights
+from fxscale.passes.tracer import VALUE
 from fxscale.plan import Padding, ScalePlan, StateMap
 from fxscale.pretrain_network import PretrainNetwork
 from fxscale.resample import Init, downscale_entry
@@ -53,22 +57,28 @@ def rewrite(
         _resize(root, convolution, kernels[convolution.weight], paddings, traced.graph)
     _replace_sizes(root, network.substitutions, geometry.lengths)
     _replace_pads(root, geometry)
+    _insert_resamplings(traced.graph, network.resamplings, geometry.lengths)
     for adapter_group in _grouped(geometry.adapters):
         _insert_adapter(traced.graph, adapter_group)
-    train_graph = _emit(traced, TRAIN)
-    eval_graph = None if traced.modes_agree else _emit(traced, EVAL)
+    scale_weights(root, traced.graph, sites, kernels)
+    scaled = insert_scalings(traced.graph, network.scalings, geometry.lengths)
+    train_graph = _emit(traced, TRAIN, scaled)
+    eval_graph = None if traced.modes_agree else _emit(traced, EVAL, scaled)
     return PretrainNetwork(root, train_graph, eval_graph, plan)
 
 
 def copy_tree(model: nn.Module, state: Sequence[StateMap], init: Init) -> nn.Module:
     """A deep copy of the model in which the resized tensors have their pre-train size."""
     tensors: dict[str, Any] = model.state_dict(keep_vars=True)
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = stale_weights(model)
+    maps = {state_map.key: state_map for state_map in state}
     for state_map in state:
         tensor = tensors[state_map.key]
         if state_map.kind == "copy" or id(tensor) in memo:
             continue
-        small = downscale_entry(tensor.detach(), state_map, init)
+        of = state_map.of
+        kernel = None if of is None else (tensors[of].detach(), maps[of])
+        small = downscale_entry(tensor.detach(), state_map, init, kernel)
         if isinstance(tensor, nn.Parameter):
             memo[id(tensor)] = nn.Parameter(small, requires_grad=tensor.requires_grad)
         else:
@@ -95,9 +105,10 @@ def _resize(
                 _set_module(module, kernel_size, layer)
         elif layer is not None:
             set_argument(call.node, "padding", layer)
-            owner = root.get_submodule(convolution.weight.rpartition(".")[0])
-            if isinstance(owner, nn.modules.conv._ConvNd):  # a subclass with a forward of its own
-                _set_module(owner, kernel_size, layer)
+            for path in {module_path(call.node), convolution.weight.rpartition(".")[0]}:
+                owner = root.get_submodule(path)
+                if isinstance(owner, nn.modules.conv._ConvNd):  # with a forward of its own
+                    _set_module(owner, kernel_size, layer)
         if extra is not None:
             source = call.node.args[0] if call.node.args else call.node.kwargs["input"]
             assert isinstance(source, fx.Node)
@@ -158,11 +169,10 @@ def _replace_sizes(
             module = root.get_submodule(str(node.target))
             key = (id(module), substitution.attribute)
             if written.setdefault(key, value) != value:
-                raise UnsupportedModelError(
+                raise refusal(
+                    node,
                     f"two calls of one module need different {substitution.attribute}: "
                     f"{written[key]} and {value}",
-                    node=node.name,
-                    module=str(node.target),
                     remedy="use one module per feature map",
                 )
             old = getattr(module, substitution.attribute)
@@ -177,6 +187,8 @@ def _replace_sizes(
 
 def _evaluate(value: Any, lengths: Lengths) -> Any:
     """Replace every product of axes by its pre-train length."""
+    if callable(value):
+        return value(lengths)
     if isinstance(value, tuple) and all(isinstance(item, Axis) for item in value):
         return pretrain_length(value, lengths)
     if isinstance(value, tuple | list):
@@ -212,7 +224,7 @@ def _replace_pads(root: nn.Module, geometry: Geometry) -> None:
         for position, window in windows.items():
             offset = 2 * (last - position)
             amounts[offset : offset + 2] = geometry.paddings[window]
-        if amounts == list(old):
+        if amounts == list(old) and (module is not None or not _computed_pad(node)):
             continue
         if module is not None:
             module.padding = tuple(amounts)
@@ -223,6 +235,13 @@ def _replace_pads(root: nn.Module, geometry: Geometry) -> None:
 def _pad_argument(node: fx.Node) -> Any:
     argument = node.args[1] if len(node.args) > 1 else node.kwargs["pad"]
     return fx.node.map_arg(argument, lambda n: n.meta[VALUE])
+
+
+def _computed_pad(node: fx.Node) -> bool:
+    """Whether amounts are computed from sizes, and might come out otherwise than was solved."""
+    found: list[fx.Node] = []
+    fx.node.map_arg(node.args[1:] or node.kwargs["pad"], found.append)
+    return bool(found)
 
 
 def _grouped(adapters: Sequence[Adapter]) -> list[list[Adapter]]:
@@ -236,10 +255,9 @@ def _insert_adapter(graph: fx.Graph, group: Sequence[Adapter]) -> None:
     """One pad operator in front of a join, for all axes of one operand."""
     join, operand = group[0].join, group[0].operand
     if not isinstance(operand.meta[VALUE], torch.Tensor):
-        raise UnsupportedModelError(
+        raise refusal(
+            join,
             f"the parts of the tuple {operand.name!r} come out at different sizes where they meet",
-            node=join.name,
-            module=module_path(join),
             remedy="unpack the tuple before joining its parts, or try another input_size",
         )
     rank = operand.meta[VALUE].ndim
@@ -250,7 +268,26 @@ def _insert_adapter(graph: fx.Graph, group: Sequence[Adapter]) -> None:
     join.replace_input_with(operand, padded)
 
 
-def _emit(traced: TracedNetwork, mode: bool) -> fx.Graph:
+def _insert_resamplings(
+    graph: fx.Graph, resamplings: Sequence[Resampling], lengths: Lengths
+) -> None:
+    """One operator per constant and size, however many layers use it; none at the target's size."""
+    resized: dict[tuple[Any, ...], fx.Node] = {}
+    for resampling in resamplings:
+        operand = resampling.operand
+        before = tuple(tuple(axis.target for axis in dim) for dim in resampling.dims)
+        after = tuple(pretrain_lengths(dim, lengths) for dim in resampling.dims)
+        if before == after:
+            continue
+        arguments = (operand, before, after, resampling.nearest)
+        if arguments not in resized:
+            with graph.inserting_after(operand):
+                resized[arguments] = graph.call_function(resize_constant, arguments)
+            resized[arguments].meta["nn_module_stack"] = resampling.node.meta.get("nn_module_stack")
+        resampling.node.replace_input_with(operand, resized[arguments])
+
+
+def _emit(traced: TracedNetwork, mode: bool, scaled: Mapping[fx.Node, fx.Node]) -> fx.Graph:
     """The graph of one mode, in its own order, with the nodes that were inserted on the way."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -266,5 +303,5 @@ def _emit(traced: TracedNetwork, mode: bool) -> fx.Graph:
 
     for node in traced.order[mode]:
         load(node)
-    graph.output(fx.node.map_arg(traced.outputs[mode], copies.__getitem__))
+    graph.output(fx.node.map_arg(traced.outputs[mode], lambda n: load(scaled.get(n, n))))
     return graph

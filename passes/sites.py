@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -10,6 +11,7 @@ from fxscale.errors import UnsupportedModelError
 from fxscale.passes.axes import (
     AnnotatedNetwork,
     Axis,
+    ComputedWeight,
     ConvSite,
     Dim,
     Lengths,
@@ -17,16 +19,21 @@ from fxscale.passes.axes import (
     is_spatial,
     pretrain_lengths,
 )
+from fxscale.passes.refusal import refusal
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """One kernel of the target with all of its calls; `learnable` is false for fixed filters."""
+    """One kernel of the target with all of its calls; `learnable` is false for fixed filters.
+
+    `computed` says how its weight is computed where it is no parameter.
+    """
 
     name: str
     weight: str
     calls: tuple[ConvSite, ...]
     learnable: bool
+    computed: ComputedWeight | None = None
 
     @property
     def first(self) -> ConvSite:
@@ -39,6 +46,11 @@ class Convolution:
     @property
     def stride(self) -> tuple[int, ...]:
         return self.first.stride
+
+    @property
+    def obstacle(self) -> UnsupportedModelError | None:
+        """What keeps the compiler from resizing the kernel."""
+        return next((call.obstacle for call in self.calls if call.obstacle), None)
 
     def scales(self, position: int) -> bool:
         """Whether the kernel runs over a spatial axis here, in every call."""
@@ -66,9 +78,16 @@ def find_sites(model: nn.Module, network: AnnotatedNetwork) -> Sites:
     for call in network.convs:
         calls.setdefault(call.weight, []).append(call)
     convolutions = tuple(
-        Convolution(group[0].name, weight, tuple(group), weight in parameters)
+        Convolution(
+            group[0].name,
+            weight,
+            tuple(group),
+            weight in parameters or group[0].obstacle is not None,
+            group[0].computed,
+        )
         for weight, group in calls.items()
     )
+    convolutions = _gains_apart(convolutions)
     for convolution in convolutions:
         _check_calls(convolution)
     if not convolutions:
@@ -82,6 +101,17 @@ def find_sites(model: nn.Module, network: AnnotatedNetwork) -> Sites:
             first = interfaces.setdefault(linear.weight, linear)
             _check_same_map(linear, _layout(first.dim) == _layout(linear.dim))
     return Sites(convolutions, tuple(interfaces.values()), network.linears)
+
+
+def _gains_apart(convolutions: tuple[Convolution, ...]) -> tuple[Convolution, ...]:
+    """A gain that several kernels share cannot be corrected for each of them: it is none."""
+    gains = Counter(c.computed.gain for c in convolutions if c.computed)
+    return tuple(
+        replace(c, computed=replace(c.computed, gain=None))
+        if c.computed and c.computed.gain and gains[c.computed.gain] > 1
+        else c
+        for c in convolutions
+    )
 
 
 def check_interfaces(sites: Sites, lengths: Lengths) -> None:
@@ -99,21 +129,29 @@ def _layout(dim: Dim) -> list[tuple[int, bool]]:
 
 def _check_same_map(linear: LinearSite, same: bool) -> None:
     if not same:
-        raise UnsupportedModelError(
+        raise refusal(
+            linear.node,
             f"the linear layer {linear.name!r} reads two different feature maps",
-            node=linear.node.name,
-            module=linear.name,
             remedy="use one layer per feature map",
+            module=linear.name,
         )
 
 
 def _check_calls(convolution: Convolution) -> None:
     for call in convolution.calls[1:]:
-        covered = [axis is not None for axis in call.tied]
-        if covered != [axis is not None for axis in convolution.first.tied]:
+        if call.kernel_size != convolution.first.kernel_size:
             raise UnsupportedModelError(
-                "a convolution covers the whole map in one call and not in another",
+                f"kernels of {convolution.first.kernel_size} and of {call.kernel_size} are computed "
+                f"from the same parameter {convolution.weight!r}",
                 node=call.node.name,
                 module=call.name,
+                remedy="use one parameter per kernel size",
+            )
+        covered = [axis is not None for axis in call.tied]
+        if covered != [axis is not None for axis in convolution.first.tied]:
+            raise refusal(
+                call.node,
+                "a convolution covers the whole map in one call and not in another",
                 remedy="name the layer in keep, or use one layer per feature map",
+                module=call.name,
             )

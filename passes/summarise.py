@@ -19,9 +19,9 @@ from fxscale.passes.axes import (
 )
 from fxscale.passes.geometry import Geometry
 from fxscale.passes.padding import Paddings
+from fxscale.passes.refusal import module_path
 from fxscale.passes.sites import Convolution, Sites
 from fxscale.passes.trace import TRAIN, TracedNetwork
-from fxscale.passes.tracer import module_path
 from fxscale.plan import (
     ConvCall,
     ConvPlan,
@@ -67,13 +67,14 @@ def summarise(
         ),
         interfaces=tuple(_interface(site, geometry) for site in sites.interfaces),
         feature_maps=tuple(_feature_maps(network, geometry)),
-        pad_operators=_pad_operators(geometry, paddings),
+        pad_operators=pad_operators(geometry, paddings),
         dense_macs=_dense_macs([s for s in sites.linears if s.node in trained], geometry),
         state=tuple(state),
     )
 
 
-def _pad_operators(geometry: Geometry, paddings: Paddings) -> tuple[str, ...]:
+def pad_operators(geometry: Geometry, paddings: Paddings) -> tuple[str, ...]:
+    """Names of the pad and crop operators that have to be inserted."""
     adapted = dict.fromkeys((a.join.name, a.operand.name) for a in geometry.adapters)
     return (
         *(node.name for node in paddings.extra),
@@ -152,7 +153,7 @@ def _feature_maps(network: AnnotatedNetwork, geometry: Geometry) -> list[Feature
     for node, annotation in network.annotations.items():
         if not isinstance(annotation, Shape):
             continue
-        axes = [axis for dim in annotation.dims for axis in dim if axis.spatial]
+        axes = [a for dim in annotation.dims for a in dim if a.spatial and not a.kernel]
         if axes and not seen.issuperset(axes):
             maps[node] = axes
             seen.update(axes)

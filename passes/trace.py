@@ -25,12 +25,12 @@ from torch.utils._pytree import tree_leaves
 
 from fxscale.errors import FxscaleError, UnsupportedModelError
 from fxscale.passes.inputs import InputSpec
+from fxscale.passes.refusal import failing_line, module_path
 from fxscale.passes.tracer import (
     VALUE,
     Decision,
     ValueTracer,
     first_line,
-    module_path,
     refusing_custom_functions,
 )
 
@@ -87,6 +87,7 @@ def share_tensors(model: nn.Module) -> nn.Module:
     """A copy of the module tree that shares every parameter and buffer with the original."""
     memo: dict[int, Any] = {id(p): p for p in model.parameters()}
     memo |= {id(b): b for b in model.buffers()}
+    memo |= stale_weights(model)
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:
@@ -94,6 +95,19 @@ def share_tensors(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} cannot be copied: {first_line(error)}",
             remedy="make copy.deepcopy(model) work, for instance by dropping cached activations",
         ) from error
+
+
+def stale_weights(model: nn.Module) -> dict[int, Any]:
+    """Weights that hooks left behind in their last call, as `copy.deepcopy` can copy them.
+
+    The hooks of weight norm and spectral norm write a new one before every call.
+    """
+    return {
+        id(value): value.detach()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, torch.Tensor) and not value.is_leaf
+    }
 
 
 def _refuse_hooks(model: nn.Module, tracer: ValueTracer) -> None:
@@ -150,6 +164,7 @@ def _trace_mode(tracer: ValueTracer, model: nn.Module, constants: dict[str, Any]
             f"{type(model).__name__} cannot be traced: {type(error).__name__}: {first_line(error)}",
             node=last.name if last is not None else None,
             module=module_path(last) if last is not None else None,
+            source=failing_line(error),
             remedy="name the class of the module that cannot be entered in leaf_modules, or take "
             "the construct out of forward",
         ) from error

@@ -21,8 +21,10 @@ import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import Argument, Target
+from torch.nn.utils.parametrizations import _SpectralNorm, _WeightNorm
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
-from fxscale.errors import UnsupportedModelError
+from fxscale.passes.refusal import SOURCE, calling_line, refusal
 
 VALUE = "fxscale_value"
 """Key of `node.meta` under which the value of a node at the target size is kept."""
@@ -41,18 +43,13 @@ class Decision:
     value: bool | int | float
 
 
-def module_path(node: fx.Node) -> str:
-    """Path of the innermost module whose `forward` made `node`; `""` for the root."""
-    if node.op == "call_module":
-        return str(node.target)
-    stack = node.meta.get("nn_module_stack") or {}
-    paths = [path for path, _ in stack.values()]
-    return str(paths[-1]) if paths else ""
-
-
 def class_name(cls: type) -> str:
     """The name of a class by which packages that may be missing are referred to."""
     return f"{cls.__module__}:{cls.__qualname__}"
+
+
+_ENTERED = (ParametrizationList, _WeightNorm)
+_WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 class ValueProxy(fx.Proxy):
@@ -150,6 +147,8 @@ class ValueTracer(fx.Tracer):
         known = type(m) in self.leaf_types or class_name(type(m)) in self.leaf_types
         if known or isinstance(m, self.opaque_types):
             return True
+        if isinstance(m, _ENTERED) or (isinstance(m, _WEIGHTED) and is_parametrized(m)):
+            return False  # the weight is computed in the graph
         return super().is_leaf_module(m, module_qualified_name)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -184,6 +183,7 @@ class ValueTracer(fx.Tracer):
     ) -> fx.Node:
         node = super().create_node(kind, target, args, kwargs, name, type_expr)
         self._forget_parsed_index(node)
+        node.meta[SOURCE] = calling_line()
         if kind != "output":
             node.meta[VALUE] = self._evaluate(node)
         return node
@@ -210,10 +210,9 @@ class ValueTracer(fx.Tracer):
             with self.fake_mode, quiet_failures():
                 return evaluate_node(node, self.root, VALUE)
         except Exception as error:
-            raise UnsupportedModelError(
+            raise refusal(
+                node,
                 f"{node.format_node()} failed at the target size: {first_line(error)}",
-                node=node.name,
-                module=module_path(node),
                 remedy="check that the model runs at this target_size, or pass example_inputs",
             ) from error
         finally:
@@ -222,11 +221,10 @@ class ValueTracer(fx.Tracer):
     def decide(self, node: fx.Node, convert: Callable[[Any], Any]) -> Any:
         value = node.meta[VALUE]
         if isinstance(value, torch.Tensor):
-            raise UnsupportedModelError(
+            raise refusal(
+                node,
                 f"Python asks for the contents of the tensor {node.name!r} (data-dependent control "
                 "flow)",
-                node=node.name,
-                module=module_path(node),
                 remedy="take the decision out of forward, for instance with torch.where",
             )
         result = convert(value)
@@ -278,11 +276,10 @@ def refusing_custom_functions() -> Iterator[None]:
     def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
         for argument in (*args, *kwargs.values()):
             if isinstance(argument, fx.Proxy):
-                raise UnsupportedModelError(
+                raise refusal(
+                    argument.node,
                     f"{cls.__qualname__} is a torch.autograd.Function, whose backward a trace "
                     "would lose",
-                    node=argument.node.name,
-                    module=module_path(argument.node),
                     remedy="call it in a module of its own and register a handler for that module "
                     "with fxscale.register",
                 )
@@ -328,7 +325,13 @@ def evaluate_node(node: fx.Node, root: nn.Module, key: str) -> Any:
             # Keeps shape and dtype; its decomposition takes most of a ResNet's tracing time.
             module._check_input_dim(image)  # type: ignore[no-untyped-call]
             return image
-        return module(*args, **kwargs)
+        if isinstance(module, _SpectralNorm):
+            return image  # as it is, but for its amplitude; its buffers are not to be touched
+        attributes = dict(vars(module))
+        try:
+            return module(*args, **kwargs)
+        finally:
+            vars(module).update(attributes)  # a hook writes the weight that it computed
     if node.op == "get_attr":
         return operator.attrgetter(str(node.target))(root)
     if node.op == "output":

@@ -18,9 +18,20 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from fxscale.passes.axes import Annotation, Axis, ConvSite, Dim, Shape, is_spatial
-from fxscale.passes.ops.registry import Call, handles, per_axis
-from fxscale.passes.tracer import VALUE, module_path
+from fxscale.errors import UnsupportedModelError
+from fxscale.passes.axes import (
+    Annotation,
+    Axis,
+    ComputedWeight,
+    ConvSite,
+    Dim,
+    Shape,
+    is_spatial,
+)
+from fxscale.passes.ops.registry import Call, handles, lookup, per_axis
+from fxscale.passes.ops.weight_norm import hooked_weight
+from fxscale.passes.refusal import module_path
+from fxscale.passes.tracer import VALUE
 
 
 @dataclass(frozen=True)
@@ -47,11 +58,16 @@ class Geometry:
 def conv_module(call: Call) -> Annotation:
     module = call.module
     assert isinstance(module, nn.modules.conv._ConvNd)
+    name = str(call.node.target)
+    computed = None
     if "weight" not in module._parameters or module._forward_pre_hooks:
-        raise call.refuse(
-            "its weight is computed from other parameters (weight or spectral norm)",
-            "remove the reparametrisation before downscale, or name the layer in keep",
-        )
+        computed = hooked_weight(name, module)
+        if computed is None:
+            raise call.refuse(
+                "its weight is computed in a hook",
+                "remove the hook before downscale (torch.nn.utils.prune.remove), or use "
+                "torch.nn.utils.parametrize",
+            )
     if len(call.node.args) > 1 or call.node.kwargs.get("output_size") is not None:
         raise call.refuse("output_size is given at the call", "use output_padding")
     rank = len(module.kernel_size)
@@ -63,8 +79,8 @@ def conv_module(call: Call) -> Annotation:
         transposed=module.transposed,
         output_padding=per_axis(module.output_padding, rank),
     )
-    name = str(call.node.target)
-    return _convolve(call, name, f"{name}.weight", tuple(module.weight.shape), geometry)
+    weight = computed.entries[0].key if computed else f"{name}.weight"
+    return _convolve(call, name, weight, tuple(module.weight.shape), geometry, computed)
 
 
 @handles(
@@ -93,13 +109,19 @@ def conv_transpose_function(call: Call) -> Annotation:
     return _functional(call, transposed=True)
 
 
+def weight_of(node: fx.Node) -> fx.Node | None:
+    """The weight of a convolution that is called as a function."""
+    registration = lookup(node.target) if node.op == "call_function" else None
+    if registration is None or registration.handler not in (conv_function, conv_transpose_function):
+        return None
+    weight = node.args[1] if len(node.args) > 1 else node.kwargs["weight"]
+    assert isinstance(weight, fx.Node)
+    return weight
+
+
 def _functional(call: Call, *, transposed: bool) -> Annotation:
-    weight = call.raw("weight")
-    if not isinstance(weight, fx.Node) or weight.op != "get_attr":
-        raise call.refuse(
-            "its weight is computed, not a parameter",
-            "use a parameter as the weight, or register a handler for the module",
-        )
+    weight = weight_of(call.node)
+    assert weight is not None
     shape = tuple(weight.meta[VALUE].shape)
     rank = len(shape) - 2
     dilation = per_axis(call.value("dilation", 1), rank)
@@ -111,8 +133,12 @@ def _functional(call: Call, *, transposed: bool) -> Annotation:
         transposed=transposed,
         output_padding=per_axis(call.value("output_padding", 0), rank) if transposed else (0,),
     )
-    key = str(weight.target)
-    return _convolve(call, module_path(call.node) or key, key, shape, geometry)
+    if weight.op == "get_attr":
+        key = str(weight.target)
+        return _convolve(call, module_path(call.node) or key, key, shape, geometry)
+    computed = call.annotator.computed_weight(call.node, weight)
+    key = weight.name if isinstance(computed, UnsupportedModelError) else computed.entries[0].key
+    return _convolve(call, module_path(call.node) or key, key, shape, geometry, computed)
 
 
 def _padding(
@@ -128,7 +154,12 @@ def _padding(
 
 
 def _convolve(
-    call: Call, name: str, weight: str, shape: tuple[int, ...], geometry: Geometry
+    call: Call,
+    name: str,
+    weight: str,
+    shape: tuple[int, ...],
+    geometry: Geometry,
+    computed: ComputedWeight | UnsupportedModelError | None = None,
 ) -> Annotation:
     dims = call.dims()
     rank = len(shape) - 2
@@ -197,6 +228,8 @@ def _convolve(
             outputs=tuple(out),
             scales=tuple(scales),
             tied=tuple(tied),
+            computed=computed if isinstance(computed, ComputedWeight) else None,
+            obstacle=computed if isinstance(computed, UnsupportedModelError) else None,
         )
     )
     channels = () if outputs == 1 else (Axis(outputs, spatial=False),)

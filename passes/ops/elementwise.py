@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fxscale.passes.axes import Annotation, Shape
+from fxscale.passes.axes import Annotation, Dims, Shape, Statistics, target_length
 from fxscale.passes.ops.registry import Call, handles
 
 _ACTIVATIONS = (
@@ -61,7 +61,6 @@ _CHANNEL_NORMALISATION = (
 )
 _FUNCTIONS = (
     F.alpha_dropout,
-    F.batch_norm,
     F.celu,
     F.dropout,
     F.dropout1d,
@@ -70,11 +69,9 @@ _FUNCTIONS = (
     F.elu,
     F.feature_alpha_dropout,
     F.gelu,
-    F.group_norm,
     F.hardsigmoid,
     F.hardswish,
     F.hardtanh,
-    F.instance_norm,
     F.leaky_relu,
     F.local_response_norm,
     F.logsigmoid,
@@ -173,4 +170,27 @@ def channel_normalisation(call: Call) -> Annotation:
                 call.annotator.feature(f"{call.node.target}.{name}", (dims[1],))
         channels = "num_channels" if isinstance(call.module, nn.GroupNorm) else "num_features"
         call.annotator.substitute(call.node, dims[1], attribute=channels)
+    groups = call.module.num_groups if isinstance(call.module, nn.GroupNorm) else None
+    if not isinstance(call.module, nn.LocalResponseNorm):
+        _need_spread(call, dims, groups)
     return Shape(dims)
+
+
+@handles(F.batch_norm, F.instance_norm)
+def normalisation_function(call: Call) -> Annotation:
+    _need_spread(call, call.dims())
+    return call.annotation("input")
+
+
+@handles(F.group_norm, params="input num_groups weight bias eps")
+def group_norm_function(call: Call) -> Annotation:
+    _need_spread(call, call.dims(), call.value("num_groups"))
+    return call.annotation("input")
+
+
+def _need_spread(call: Call, dims: Dims, groups: int | None = None) -> None:
+    """Write down over which values statistics are taken; a batch may be a single sample."""
+    if any(axis.kernel for dim in dims for axis in dim):
+        return  # a weight is standardised: its taps are no pixels
+    per_pixel = 1 if groups is None else target_length(dims[1]) // groups
+    call.annotator.statistics.append(Statistics(call.node, dims[2:], per_pixel))

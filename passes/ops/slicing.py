@@ -9,7 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fxscale.passes.axes import Annotation, Axis, Dim, Dims, Shape, is_spatial
+from fxscale.passes.axes import (
+    Annotation,
+    Axis,
+    Dim,
+    Dims,
+    Lengths,
+    Shape,
+    is_spatial,
+    pretrain_length,
+)
 from fxscale.passes.ops.registry import Call, handles
 
 
@@ -131,9 +140,38 @@ def pad(call: Call) -> Annotation:
     return _pad(call, tuple(call.value("pad")))
 
 
+def _pad_kernel(call: Call, amounts: tuple[int, ...], dims: Dims) -> Annotation:
+    """One tap among zeros becomes a kernel: it stays in the middle of a smaller one.
+
+    Of two taps in the middle of an even kernel it is the second.
+    """
+    before = call.dims()
+    if any(is_spatial(dim) for dim in before) or len(amounts) != 2 * (len(dims) - 2):
+        raise call.refuse(
+            "pads a kernel of several taps",
+            "name the layer in keep, which leaves its kernel as it is",
+        )
+    for index, dim in enumerate(dims[2:]):
+        first = amounts[len(amounts) - 2 * (index + 1)]
+        if dim and first != dim[0].target // 2:
+            raise call.refuse(
+                "pads a kernel off its centre",
+                "name the layer in keep, which leaves its kernel as it is",
+            )
+
+    def around(lengths: Lengths) -> tuple[int, ...]:
+        sizes = [pretrain_length(dim, lengths) for dim in reversed(dims[2:])]
+        return tuple(n for k in sizes for n in (k // 2, k - 1 - k // 2))
+
+    call.annotator.substitute(call.node, around, argument=call.place("pad"))
+    return Shape(dims)
+
+
 def _pad(call: Call, amounts: tuple[int, ...]) -> Annotation:
     """`amounts` runs from the last dimension backwards, as in `F.pad`."""
     dims = list(call.dims())
+    if call.node in call.annotator.layouts.pads:
+        return _pad_kernel(call, amounts, call.annotator.layouts.pads[call.node])
     for offset in range(len(amounts) // 2):
         index = len(dims) - 1 - offset
         before, after = amounts[2 * offset], amounts[2 * offset + 1]

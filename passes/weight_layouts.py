@@ -1,0 +1,214 @@
+"""Where the axes of a kernel lie in the parameters that it is computed from.
+
+A weight that is computed in the graph (weight standardisation, weight norm, masks, sums of kernels,
+kernels mixed by the input) has the dimensions `(out) (in) (kernel axes)`. From there the layout is
+followed backwards, against the flow, through whatever regroups, broadcasts or keeps dimensions, to
+the parameters and buffers at the start. The walk forward of the annotate pass then begins with
+these layouts and follows the kernel axes back to the convolution, operator by operator, with the
+same handlers as everything else; so nothing here needs to be proven, only to be found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx
+
+from fxscale.passes.axes import Axis, Dim, Dims
+from fxscale.passes.ops import attention, conv, elementwise, join, reshape, slicing, weight_norm
+from fxscale.passes.ops.registry import Call, Handler, lookup
+from fxscale.passes.trace import TracedNetwork
+from fxscale.passes.tracer import VALUE
+
+
+@dataclass(frozen=True)
+class WeightLayouts:
+    """What was found: layouts by the key of the state, the rest by the call of the convolution.
+
+    `sources` are the nodes that read the state, `cones` the names of all nodes that were passed.
+    `pads` are the nodes that pad a kernel, with the dimensions of their result.
+    """
+
+    layouts: dict[str, Dims]
+    axes: dict[fx.Node, tuple[Axis | None, ...]]
+    sources: dict[fx.Node, tuple[fx.Node, ...]]
+    cones: dict[fx.Node, frozenset[str]]
+    pads: dict[fx.Node, Dims]
+
+
+def lay_out_weights(network: TracedNetwork, skip: Collection[fx.Node] = ()) -> WeightLayouts:
+    """The layouts of all computed weights, but for those of the convolutions in `skip`."""
+    found = WeightLayouts({}, {}, {}, {}, {})
+    for node in network.graph.nodes:
+        weight = conv.weight_of(node)
+        if weight is None or weight.op == "get_attr" or node in skip:
+            continue
+        _Walk(network, node, weight).merge_into(found)
+    return found
+
+
+class _Walk:
+    """From one convolution's weight to the state."""
+
+    def __init__(self, network: TracedNetwork, convolution: fx.Node, weight: fx.Node) -> None:
+        self.network = network
+        self.convolution = convolution
+        shape = tuple(weight.meta[VALUE].shape)
+        self.axes = tuple(Axis(k, spatial=True, kernel=True) if k > 1 else None for k in shape[2:])
+        self.passed: dict[fx.Node, Dims] = {}
+        pending: list[tuple[fx.Node, Dims]] = [
+            (weight, (*map(_fixed, shape[:2]), *((a,) if a else () for a in self.axes)))
+        ]
+        while pending:
+            node, dims = pending.pop()
+            if node not in self.passed:
+                self.passed[node] = dims
+                pending += self._before(node, dims)
+
+    def _before(self, node: fx.Node, dims: Dims) -> Iterator[tuple[fx.Node, Dims]]:
+        """The operands that the kernel's axes come from, each with its dimensions."""
+        module = None
+        target: Any = node.target
+        if node.op == "call_module":
+            module = self.network.model.get_submodule(str(node.target))
+            target = type(module)
+        elif node.op == "call_method":
+            target = f".{target}"
+        registration = lookup(target)
+        if registration is None or registration.handler not in _RULES:
+            return
+        # Handlers' arguments are read without an annotator: none has run yet.
+        call = Call(node, registration.params, None, module)  # type: ignore[arg-type]
+        for operand, laid_out in _RULES[registration.handler](call, dims):
+            if isinstance(operand, fx.Node) and laid_out is not None:
+                lengths = tuple(_length(dim) for dim in laid_out)
+                if lengths == tuple(operand.meta[VALUE].shape):
+                    yield operand, laid_out
+
+    def merge_into(self, found: WeightLayouts) -> None:
+        """Add what this walk found; where it meets an earlier one, their kernel axes are one."""
+        sources = tuple(node for node in self.passed if node.op == "get_attr")
+        same: dict[Axis, Axis] = {}
+        for node in sources:
+            known = found.layouts.get(str(node.target))
+            same |= _matched(self.passed[node], known) if known is not None else {}
+        for node in sources:
+            dims = tuple(tuple(same.get(a, a) for a in dim) for dim in self.passed[node])
+            found.layouts.setdefault(str(node.target), dims)
+        for node, dims in self.passed.items():
+            if node.target in (F.pad, torch._C._nn.pad):
+                found.pads[node] = tuple(tuple(same.get(a, a) for a in dim) for dim in dims)
+        call = self.convolution
+        found.axes[call] = tuple(same.get(axis, axis) if axis else None for axis in self.axes)
+        found.sources[call] = sources
+        found.cones[call] = frozenset(node.name for node in self.passed)
+
+
+def _matched(dims: Dims, known: Dims) -> dict[Axis, Axis]:
+    ours, theirs = ([a for dim in each for a in dim if a.kernel] for each in (dims, known))
+    if [a.target for a in ours] != [a.target for a in theirs]:
+        return {}  # the walk forward will find that they disagree
+    return dict(zip(ours, theirs, strict=True))
+
+
+def _fixed(length: int) -> Dim:
+    return () if length == 1 else (Axis(int(length), spatial=False),)
+
+
+def _length(dim: Dim) -> int:
+    return int(torch.Size([axis.target for axis in dim]).numel())
+
+
+# One rule per handler: from the result's dimensions to the operands'.
+
+Operands = Iterator[tuple[Any, Dims | None]]
+
+
+def _same(call: Call, dims: Dims) -> Operands:
+    yield call.node.args[0] if call.node.args else call.node.kwargs.get("input"), dims
+
+
+def _broadcast(call: Call, dims: Dims) -> Operands:
+    for operand in call.node.all_input_nodes:
+        value = operand.meta[VALUE]
+        if isinstance(value, torch.Tensor) and value.ndim <= len(dims):
+            aligned = dims[len(dims) - value.ndim :]
+            pairs = zip(value.shape, aligned, strict=True)
+            yield operand, tuple(() if length == 1 else dim for length, dim in pairs)
+
+
+def _regroup(call: Call, dims: Dims) -> Operands:
+    source = call.raw("input")
+    axes = [axis for dim in dims for axis in dim]
+    if not isinstance(source, fx.Node):
+        return
+    out: list[Dim] = []
+    for length in source.meta[VALUE].shape:
+        group: list[Axis] = []
+        room = int(length)
+        while room > 1 and axes:
+            axis = axes.pop(0)
+            if room % axis.target == 0:
+                group.append(axis)
+                room //= axis.target
+            elif not axis.spatial and axis.target % room == 0:
+                group.append(replace(axis, target=room))
+                axes.insert(0, replace(axis, target=axis.target // room))
+                room = 1
+            else:
+                return
+        out.append(tuple(group))
+    yield source, tuple(out)
+
+
+def _permute(call: Call, dims: Dims) -> Operands:
+    order: Any = call.value("dims")
+    places = {index % len(dims): dim for index, dim in zip(order, dims, strict=True)}
+    yield call.raw("input"), tuple(places[index] for index in range(len(dims)))
+
+
+def _transpose(call: Call, dims: Dims) -> Operands:
+    swapped = list(dims)
+    a, b = call.value("dim0"), call.value("dim1")
+    swapped[a], swapped[b] = swapped[b], swapped[a]
+    yield call.raw("input"), tuple(swapped)
+
+
+def _padded(call: Call, dims: Dims) -> Operands:
+    """A smaller kernel, padded: it has axes of its own, or none if it has one tap."""
+    source = call.raw("input")
+    if isinstance(source, fx.Node):
+        pairs = zip(source.meta[VALUE].shape, dims, strict=True)
+        yield source, tuple(dim if length == _length(dim) else () for length, dim in pairs)
+
+
+def _product(call: Call, dims: Dims) -> Operands:
+    """Kernels mixed by coefficients: rows of a matrix, one kernel each."""
+    right = call.raw("other")
+    if isinstance(right, fx.Node):
+        yield right, (*dims[:-2], _fixed(right.meta[VALUE].shape[-2]), dims[-1])
+
+
+_RULES: dict[Handler, Callable[[Call, Dims], Operands]] = {
+    elementwise.keep_shape: _same,
+    elementwise.identity: _same,
+    elementwise.normalisation_function: _same,
+    join.arithmetic: _broadcast,
+    join.where: _broadcast,
+    reshape.flatten: _regroup,
+    reshape.view: _regroup,
+    reshape.reshape: _regroup,
+    reshape.view_as: _regroup,
+    reshape.unsqueeze: _regroup,
+    reshape.squeeze: _regroup,
+    reshape.permute: _permute,
+    reshape.transpose: _transpose,
+    slicing.pad: _padded,
+    attention.matrix_product: _product,
+    weight_norm.weight_norm: _broadcast,
+    weight_norm.spectral_norm: _same,
+}
