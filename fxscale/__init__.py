@@ -28,6 +28,7 @@ from fxscale.plan import ScalePlan
 from fxscale.pretrain_network import PretrainNetwork
 from fxscale.transition import transition
 from fxscale.upscale import upscale_state
+from fxscale.valid_sizes import ValidSize, valid_sizes
 
 if TYPE_CHECKING:
     from fxscale.onnx import OnnxReport, export_onnx, validate_onnx
@@ -44,6 +45,7 @@ __all__ = [
     "SizeError",
     "StateMismatchError",
     "UnsupportedModelError",
+    "ValidSize",
     "__version__",
     "downscale",
     "export_onnx",
@@ -52,6 +54,7 @@ __all__ = [
     "transition",
     "upscale_optimizer",
     "upscale_state",
+    "valid_sizes",
     "validate_onnx",
 ]
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from fxscale.errors import UnsupportedModelError
-from fxscale.passes.inputs import check_rank, describe_inputs, first_convolution
+from fxscale.passes.inputs import InputSpec, check_rank, describe_inputs, first_convolution
 from fxscale.passes.kernels import KernelPolicy
 from fxscale.passes.pipeline import Options, Timings, compile_network
 from fxscale.plan import Size
@@ -62,6 +62,35 @@ def downscale(
     **Raises:** `SizeError` for an impossible size, `UnsupportedModelError` (with node, reason and
     remedy) for a network that cannot be proven to come out right.
     """
+    inputs, options = read_arguments(
+        model,
+        input_size,
+        target_size=target_size,
+        example_inputs=example_inputs,
+        kernels=kernels,
+        keep=keep,
+        init=init,
+        leaf_modules=leaf_modules,
+        concrete_args=concrete_args,
+    )
+    small = compile_network(model, inputs, options, timings)
+    _copy_modes(model, small)
+    return small
+
+
+def read_arguments(
+    model: nn.Module,
+    input_size: int | Sequence[int] | None,
+    *,
+    target_size: int | Sequence[int] | None,
+    example_inputs: Sequence[Any] | Mapping[str, Any] | None,
+    kernels: KernelPolicy,
+    keep: Sequence[str],
+    leaf_modules: Sequence[type[nn.Module]],
+    concrete_args: Mapping[str, Any] | None,
+    init: Init = "fan",
+) -> tuple[InputSpec, Options]:
+    """What `downscale` was given, checked, in the words of the compiler."""
     if not isinstance(model, nn.Module):
         raise UnsupportedModelError(
             f"downscale needs a torch.nn.Module, found {type(model).__name__}",
@@ -73,22 +102,16 @@ def downscale(
     smaller = None if input_size is None else _size(input_size, rank, "input_size")
     size, source = _target_size(model, target_size, rank, has_examples=example_inputs is not None)
     inputs = describe_inputs(model, size, example_inputs, concrete_args or {})
-    small = compile_network(
-        model,
-        inputs,
-        Options(
-            input_size=smaller,
-            kernels=kernels,
-            keep=tuple(keep),
-            init=init,
-            leaf_modules=tuple(leaf_modules),
-            concrete_args=dict(concrete_args or {}),
-            target_size_source=source,
-        ),
-        timings,
+    options = Options(
+        input_size=smaller,
+        kernels=kernels,
+        keep=tuple(keep),
+        init=init,
+        leaf_modules=tuple(leaf_modules),
+        concrete_args=dict(concrete_args or {}),
+        target_size_source=source,
     )
-    _copy_modes(model, small)
-    return small
+    return inputs, options
 
 
 def _check_options(

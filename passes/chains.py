@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import floor
+from math import ceil, floor, inf
 
 from fxscale.errors import SizeError
-from fxscale.passes.axes import Axis, Refit, Window
+from fxscale.passes.axes import Axis, Refit, Split, Window
 from fxscale.passes.axis_graph import Chain
 from fxscale.passes.grids import Grid, drift, through_refit, through_window
-from fxscale.passes.tracer import module_path
+from fxscale.passes.partition import split_cost
+from fxscale.passes.refusal import place
 
 PAD_COST = 1.0
 DRIFT_LIMIT = 0.25
@@ -60,9 +61,13 @@ class Candidate:
 class Ladder:
     """Pre-train lengths of the anchors: equal target lengths get equal ones everywhere."""
 
-    def __init__(self, target: Mapping[Axis, Grid]) -> None:
+    def __init__(self, target: Mapping[Axis, Grid], splits: Iterable[Split] = ()) -> None:
         self.target = target
         self._rungs: dict[tuple[int, int, int], int] = {}
+        self._splits: dict[tuple[int, int], list[Split]] = {}
+        for split in splits:
+            rung = (target[split.source].image, split.source.target)
+            self._splits.setdefault(rung, []).append(split)
 
     def ideal(self, axis: Axis, grid: Grid) -> float:
         """The target's length times the input ratio."""
@@ -73,6 +78,19 @@ class Ladder:
 
     def fix(self, axis: Axis, grid: Grid) -> None:
         self._rungs.setdefault(self._rung(axis, grid), grid.length)
+
+    def split_cost(self, axis: Axis, length: int) -> float:
+        """What it costs to split maps of this rung at a length; infinite where it does not divide.
+
+        An axis that is not split itself counts too, for all of a rung get one length.
+        """
+        splits = self._splits.get((self.target[axis].image, axis.target), ())
+        return max((split_cost(split, length) for split in splits), default=0.0)
+
+    def divisible_near(self, axis: Axis, ideal: float) -> set[int]:
+        """Lengths within the tolerance at which the maps of this rung can be split."""
+        around = range(max(1, ceil(ideal - TOLERANCE)), floor(ideal + TOLERANCE) + 1)
+        return {length for length in around if self.split_cost(axis, length) < inf}
 
     def _rung(self, axis: Axis, grid: Grid) -> tuple[int, int, int]:
         return (self.target[axis].image, grid.image, axis.target)
@@ -96,7 +114,7 @@ class ChainSolver:
                 for step, cost in self._steps(event, candidate.grid)
             ]
             if not grown:
-                raise self._vanishes(event, beam[0].grid)
+                raise self._too_small(event, beam[0].grid)
             beam = self._prune(event.out, grown)
         return beam
 
@@ -145,7 +163,10 @@ class ChainSolver:
         if event.scale is not None:
             return floor(grid.length * event.scale + 1e-9)
         fixed = self.ladder.length(event.out, grid)
-        return fixed if fixed is not None else max(1, round(self.ladder.ideal(event.out, grid)))
+        length = fixed if fixed is not None else max(1, round(self.ladder.ideal(event.out, grid)))
+        if event.pool and event.out.target <= event.source.target and length > grid.length:
+            return 0 if fixed is not None else grid.length
+        return length
 
     def _kernel_size(self, window: Window) -> int:
         if window.site is None:
@@ -173,13 +194,15 @@ class ChainSolver:
                 change = abs(padding[0] - own[0]) + abs(padding[1] - own[1])
                 yield padding, (0.0 if free else PAD_COST) + OWN_PADDING * change
 
-    def _vanishes(self, event: Window | Refit, grid: Grid) -> SizeError:
-        kernel = self._kernel_size(event) if isinstance(event, Window) else 1
+    def _too_small(self, event: Window | Refit, grid: Grid) -> SizeError:
+        left = f"the feature map has {grid.length} pixels left along an axis"
+        if isinstance(event, Window):
+            needed = f"too few for a kernel of {self._kernel_size(event)}"
+        else:
+            needed = "which the layer would have to lengthen"
         return SizeError(
-            f"input size too small: at the node {event.node.name!r} (module "
-            f"{module_path(event.node)!r}) the feature map has {grid.length} pixels left along an "
-            f"axis ({event.source.target} in the target), too few for a kernel of {kernel}; choose "
-            f"an input_size larger than {grid.image}"
+            f"input size too small: {place(event.node)}: {left} ({event.source.target} in the "
+            f"target), {needed}"
         )
 
 
@@ -200,6 +223,9 @@ def _towards_none(amount: int) -> Sequence[int]:
 
 
 def _exceeds(window: Window, kernel_size: int, length: int) -> bool:
-    """Whether a convolution's kernel is larger than its map, which then holds mostly padding."""
+    """Whether a kernel is larger than its map in a way that is refused.
+
+    A convolution's map would hold mostly padding; some pools want their kernel to fit.
+    """
     span = window.dilation * (kernel_size - 1) + 1
-    return window.site is not None and not window.transposed and span > length
+    return (window.site is not None or window.fits) and not window.transposed and span > length

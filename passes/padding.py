@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from fxscale.errors import UnsupportedModelError
 from fxscale.passes.axes import ConvSite
 from fxscale.passes.geometry import Geometry
+from fxscale.passes.refusal import refusal
 from fxscale.passes.sites import Convolution, Sites
 from fxscale.plan import Padding
 
@@ -81,10 +81,10 @@ def _rest(call: ConvSite, layer: tuple[int, ...] | None, wanted: Padding) -> Pad
     if all(pair == (0, 0) for pair in rest):
         return None
     if call.transposed:
-        raise UnsupportedModelError(
+        raise refusal(
+            call.node,
             "a transposed convolution would need a padding that its calls do not share",
-            node=call.node.name,
-            module=call.name,
             remedy="use one layer per call, or another input_size",
+            module=call.name,
         )
     return rest

@@ -178,10 +178,9 @@ def solve_or_suggest(target: Target, size: Size, options: Options, run: Run) -> 
     except SizeError as error:
         smallest = _smallest_that_works(target, size, options)
         if smallest is None:
-            advice = "no larger input_size below the target's works either, keep more kernels"
-        else:
-            advice = f"the smallest input_size that works is {_written(smallest)}"
-        raise SizeError(f"{error}; {advice}") from error
+            raise
+        written = smallest[0] if len(set(smallest)) == 1 else smallest
+        raise SizeError(f"{error}; the smallest input_size that works is {written}") from error
 
 
 def _smallest_that_works(target: Target, size: Size, options: Options) -> Size | None:
@@ -202,10 +201,6 @@ def _smallest_that_works(target: Target, size: Size, options: Options) -> Size |
 def quietly(name: str, function: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
     """`Timings.run` for a pass that is neither timed nor printed."""
     return function(*args, **kwargs)
-
-
-def _written(size: Size) -> str:
-    return str(size[0] if len(set(size)) == 1 else size)
 
 
 def _resize(length: int, ratio: float) -> int:

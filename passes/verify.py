@@ -13,9 +13,10 @@ import torch
 from torch import fx
 
 from fxscale.errors import FxscaleError, UnsupportedModelError
-from fxscale.passes.axes import AnnotatedNetwork, Lengths, Shape, pretrain_length
+from fxscale.passes.axes import AnnotatedNetwork, Lengths, SelfSized, Shape, pretrain_length
+from fxscale.passes.refusal import refusal
 from fxscale.passes.trace import TracedNetwork
-from fxscale.passes.tracer import VALUE, evaluate_node, first_line, module_path, quiet_failures
+from fxscale.passes.tracer import VALUE, evaluate_node, first_line, quiet_failures
 from fxscale.plan import Size
 from fxscale.pretrain_network import PretrainNetwork
 
@@ -75,6 +76,8 @@ def _check_shapes(node: fx.Node, annotation: Any, lengths: Lengths) -> None:
             pairs += zip(planned, value, strict=False)
         if not (isinstance(planned, Shape) and isinstance(value, torch.Tensor)):
             continue
+        if isinstance(planned, SelfSized):
+            continue
         expected = tuple(pretrain_length(dim, lengths) for dim in planned.dims)
         if expected != tuple(value.shape):
             raise _unsupported(
@@ -109,4 +112,4 @@ def _check_state(small: PretrainNetwork) -> None:
 
 
 def _unsupported(node: fx.Node, reason: str) -> UnsupportedModelError:
-    return UnsupportedModelError(reason, node=node.name, module=module_path(node), remedy=_REMEDY)
+    return refusal(node, reason, remedy=_REMEDY)

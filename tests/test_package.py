@@ -26,6 +26,7 @@ PUBLIC_API = {
     "SizeError",
     "StateMismatchError",
     "UnsupportedModelError",
+    "ValidSize",
     "__version__",
     "downscale",
     "export_onnx",
@@ -34,6 +35,7 @@ PUBLIC_API = {
     "transition",
     "upscale_optimizer",
     "upscale_state",
+    "valid_sizes",
     "validate_onnx",
 }
 

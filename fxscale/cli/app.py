@@ -12,6 +12,7 @@ from fxscale.cli.demo import demo
 from fxscale.cli.downscale import downscale
 from fxscale.cli.onnx import onnx
 from fxscale.cli.plan import plan
+from fxscale.cli.sizes import sizes
 from fxscale.cli.train import train
 from fxscale.cli.upscale import upscale
 from fxscale.errors import FxscaleError
@@ -70,7 +71,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.callback()(_fxscale)
-for command in (plan, downscale, upscale, onnx, train, demo):
+for command in (plan, sizes, downscale, upscale, onnx, train, demo):
     app.command()(command)
 
 

@@ -28,6 +28,7 @@ def pool_module(call: Call) -> Annotation:
         padding=module.padding,
         dilation=getattr(module, "dilation", 1),
         ceil_mode=module.ceil_mode,
+        fits=isinstance(module, nn.AvgPool3d),
         functional=False,
     )
 
@@ -66,6 +67,7 @@ def _pool_function(call: Call, dilation: Any) -> Annotation:
         padding=call.value("padding", 0),
         dilation=dilation,
         ceil_mode=call.value("ceil_mode", False),
+        fits=call.node.target is F.avg_pool3d,
         functional=True,
     )
 
@@ -78,6 +80,7 @@ def _pool(
     padding: Any,
     dilation: Any,
     ceil_mode: bool,
+    fits: bool,
     functional: bool,
 ) -> Annotation:
     dims = call.dims()
@@ -106,6 +109,7 @@ def _pool(
                 padding=(paddings[position], paddings[position]),
                 dilation=dilations[position],
                 ceil_mode=ceil_mode,
+                fits=fits,
             )
             out.append((axis,))
     if whole != list(kernels):
@@ -169,7 +173,7 @@ def _adaptive(call: Call, output_size: Any) -> tuple[Annotation, tuple[Any, ...]
         elif len(dim) > 1:
             raise call.refuse("pools over a flattened feature map", "pool before flattening")
         else:
-            axis = call.annotator.refit(call.node, dim[0], length, None)
+            axis = call.annotator.refit(call.node, dim[0], length, None, pool=True)
             out.append((axis,))
             sizes[position] = (axis,)
     baked = any(isinstance(size, tuple) for size in sizes)

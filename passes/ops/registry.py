@@ -19,7 +19,8 @@ from torch import fx, nn
 
 from fxscale.errors import UnsupportedModelError
 from fxscale.passes.axes import Annotation, Dims, Shape
-from fxscale.passes.tracer import VALUE, class_name, module_path
+from fxscale.passes.refusal import module_path, refusal
+from fxscale.passes.tracer import VALUE, class_name
 
 if TYPE_CHECKING:
     from fxscale.passes.annotate import Annotator
@@ -130,10 +131,10 @@ class Call:
         return self.node.meta[VALUE]
 
     def refuse(self, reason: str, remedy: str) -> UnsupportedModelError:
-        return UnsupportedModelError(
+        return refusal(
+            self.node,
             f"{describe(self.node, self.module)}: {reason}",
             remedy=remedy,
-            node=self.node.name,
             module=module_path(self.node),
         )
 
@@ -145,6 +146,13 @@ def describe(node: fx.Node, module: nn.Module | None) -> str:
     if node.op == "call_method":
         return f"Tensor.{node.target}"
     return getattr(node.target, "__name__", str(node.target))
+
+
+def any_node(argument: Any) -> bool:
+    """Whether an argument, or a part of it, is computed in the graph."""
+    found: list[fx.Node] = []
+    fx.node.map_arg(argument, found.append)
+    return bool(found)
 
 
 def per_axis(value: Any, rank: int) -> tuple[Any, ...]:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import fxscale
 from fxscale.errors import UnsupportedModelError
-from fxscale.passes.tracer import first_line, module_path, quiet_failures
+from fxscale.passes.refusal import module_path
+from fxscale.passes.tracer import first_line, quiet_failures
 from tests.passes.networks import Around, traced
 
 
