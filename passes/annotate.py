@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,6 @@ from fxscale.passes.axes import (
     Operand,
     Refit,
     Resampling,
-    Scaling,
     SelfSized,
     Shape,
     Statistics,
@@ -36,9 +35,12 @@ from fxscale.passes.axes import (
     is_spatial,
     target_length,
 )
+from fxscale.passes.literals import substitute_literals
 from fxscale.passes.ops.registry import Call, describe, lookup
 from fxscale.passes.origins import Origin, has_no_order, holds_tensor, origin_of
+from fxscale.passes.parts import KeepLengthError, PartKey, Parts
 from fxscale.passes.refusal import refusal
+from fxscale.passes.shares import Share, Sum, settle_scalings
 from fxscale.passes.trace import TracedNetwork, tensors_in
 from fxscale.passes.tracer import VALUE, first_line
 from fxscale.passes.weight_amplitude import computed_weight
@@ -49,13 +51,17 @@ def annotate(network: TracedNetwork) -> AnnotatedNetwork:
     """Walk the graph in order, asking each operator's handler for its result's axes.
 
     A computed weight in which a handler refuses is left as it is, and the walk begins anew: the
-    convolution can then keep its kernel.
+    convolution can then keep its kernel. It begins anew, too, for every time that a part of a split
+    axis turns out to be of fixed length.
     """
     obstacles: dict[fx.Node, UnsupportedModelError] = {}
+    kept: frozenset[PartKey] = frozenset()
     while True:
         layouts = lay_out_weights(network, skip=obstacles)
         try:
-            return Annotator(network, layouts, obstacles).run()
+            return Annotator(network, layouts, obstacles, kept).run()
+        except KeepLengthError as found:
+            kept |= found.parts
         except UnsupportedModelError as error:
             blocked = [call for call, names in layouts.cones.items() if error.node in names]
             if not blocked:
@@ -71,12 +77,14 @@ class Annotator:
         network: TracedNetwork,
         layouts: WeightLayouts,
         obstacles: Mapping[fx.Node, UnsupportedModelError],
+        kept: frozenset[PartKey] = frozenset(),
     ) -> None:
         self.network = network
         self.layouts = layouts
         self.obstacles = obstacles
         self.annotations: dict[fx.Node, Annotation] = {}
         self.events: list[Event] = []
+        self.parts = Parts(kept, self.events)
         self.inputs: list[tuple[Axis, ...]] = []
         self.convs: list[ConvSite] = []
         self.linears: list[LinearSite] = []
@@ -85,7 +93,8 @@ class Annotator:
         self.resamplings: list[Resampling] = []
         self.origins: dict[fx.Node, Origin] = {}
         self.statistics: list[Statistics] = []
-        self.scalings: list[Scaling] = []
+        self.sums: list[Sum] = []
+        self.shares: list[Share] = []
         self.kernel_entries: dict[fx.Node, KernelEntry] = {}
         model = network.model
         self.parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
@@ -99,6 +108,9 @@ class Annotator:
             sized = not holds_tensor(node) and carries_size(self.annotations[node])
             self.origins[node] = Origin.SIZE if sized else origin
             self._check(node)
+        self.substitutions += substitute_literals(
+            self.network.graph.nodes, self.annotations, self.events
+        )
         return AnnotatedNetwork(
             annotations=self.annotations,
             events=tuple(self.events),
@@ -107,7 +119,7 @@ class Annotator:
             linears=tuple(self.linears),
             features=tuple(self.features.values()),
             substitutions=tuple(self.substitutions),
-            scalings=tuple(self.scalings),
+            scalings=settle_scalings(self.sums, self.shares, self.network.model),
             resamplings=tuple(self.resamplings),
             statistics=tuple(self.statistics),
             outputs=frozenset(self._output_axes()),
@@ -135,13 +147,21 @@ class Annotator:
                 return fixed_annotation(node.meta[VALUE])
         module = self.module_of(node)
         registration = lookup(self.target_of(node))
-        if registration is None:
-            return self._unknown(node, module)
         try:
+            if registration is None:
+                return self._unknown(node, module)
             return registration.handler(Call(node, registration.params, self, module))
+        except KeepLengthError:
+            raise
+        except UnsupportedModelError:
+            # What an operator cannot do with a window that scales, it may do with a fixed one.
+            inputs = [self.annotations[source] for source in node.all_input_nodes]
+            self.parts.keep_given(spatial_axes(inputs))
+            raise
         except FxscaleError:
             raise
         except Exception as error:
+            assert registration is not None
             raise refusal(
                 node,
                 f"the handler {registration.handler.__qualname__} of {describe(node, module)} "
@@ -174,7 +194,8 @@ class Annotator:
         if name in self.network.inputs.values and self.network.inputs.is_image(name):
             axes = tuple(self.axis(n, spatial=True) for n in value.shape[2:])
             self.inputs.append(axes)
-            return Shape((*fixed_dims(value.shape[:2]), *((axis,) for axis in axes)))
+            batch = (Axis(value.shape[0], spatial=False, batch=True),)
+            return Shape((batch, *fixed_dims(value.shape[1:2]), *((axis,) for axis in axes)))
         return fixed_shape(value)
 
     def _check(self, node: fx.Node) -> None:
@@ -216,9 +237,14 @@ class Annotator:
             return self.obstacles[convolution]
         return computed_weight(self, convolution, weight)
 
-    def scale(self, node: fx.Node, dim: Dim, power: float) -> None:
-        """Record that `node` grows with the lengths of the spatial axes of `dim` to this power."""
-        axes = tuple(axis for axis in dim if axis.spatial and not axis.kernel)
+    def sums_over(
+        self, node: fx.Node, dim: Dim, read: Iterable[Axis] | None = None, power: float = 1.0
+    ) -> None:
+        """Record that `node` grows with the pixels of `dim` to this power.
+
+        `read` are the axes of its operands, where those of `dim` have joined them.
+        """
+        axes = _pixels(dim)
         if not axes or power == 0:
             return
         if not node.meta[VALUE].is_floating_point():
@@ -228,7 +254,18 @@ class Annotator:
                 "cannot keep their amplitude on a smaller map",
                 remedy="convert to a floating-point dtype before the sum, or take the mean",
             )
-        self.scalings.append(Scaling(node, axes, power))
+        known = next((s for s in self.sums if s.node is node), None)
+        if known is not None:  # a sum over several dimensions
+            self.sums.remove(known)
+            axes = (*known.axes, *axes)
+            read = (*known.read, *(read or dim))
+        self.sums.append(Sum(node, axes, frozenset(read or dim), power))
+
+    def shares_over(self, node: fx.Node, dim: Dim, power: float) -> None:
+        """Record that `node` is normalised over the pixels of `dim`."""
+        axes = _pixels(dim)
+        if axes and power != 0:
+            self.shares.append(Share(node, axes, power))
 
     def annotation_of(self, argument: Any) -> Annotation:
         if isinstance(argument, fx.Node):
@@ -254,6 +291,7 @@ class Annotator:
         target = window_length(source.target, **arguments)
         out = self.axis(target, spatial=True)
         self.events.append(Window(out=out, **fields))
+        self.parts.derive(source, out)
         return out
 
     def refit(
@@ -268,9 +306,12 @@ class Annotator:
         self._refuse_kernel(node, source)
         out = self.axis(target, spatial=True)
         self.events.append(Refit(node, source, out, scale, pool))
+        self.parts.derive(source, out)
         return out
 
-    def join(self, node: fx.Node, operands: Sequence[Operand]) -> Axis:
+    def join(
+        self, node: fx.Node, operands: Sequence[Operand], *, adaptable: bool = True
+    ) -> Axis:
         """Record that axes meet; the same axis on every side meets nobody."""
         distinct = {operand.axis for operand in operands}
         if len(distinct) == 1:
@@ -278,7 +319,9 @@ class Annotator:
         for axis in distinct:
             self._refuse_kernel(node, axis)
         out = self.axis(operands[0].axis.target, spatial=True)
-        self.events.append(Join(node, out, tuple(operands)))
+        self.events.append(Join(node, out, tuple(operands), adaptable))
+        for operand in operands:
+            self.parts.derive(operand.axis, out)
         return out
 
     def _refuse_kernel(self, node: fx.Node, axis: Axis) -> None:
@@ -311,6 +354,10 @@ class Annotator:
         attribute: str | None = None,
     ) -> None:
         self.substitutions.append(Substitution(node, argument, value, attribute))
+
+
+def _pixels(dim: Dim) -> Dim:
+    return tuple(axis for axis in dim if axis.spatial and not axis.kernel)
 
 
 _POINTWISE: dict[str, Any] = {

@@ -25,11 +25,13 @@ class Axis:
 
     A `spatial` axis may have another length in the pre-train network. A `kernel` axis is a spatial
     axis of a weight that is computed in the graph: its length is the kernel size that is chosen.
+    The `batch` of the images has any length, and the one of the trace nowhere else.
     """
 
     target: int
     spatial: bool
     kernel: bool = False
+    batch: bool = False
 
     def __repr__(self) -> str:
         return f"{'k' if self.kernel else '~' if self.spatial else ''}{self.target}"
@@ -131,23 +133,53 @@ class Refit:
 
 @dataclass(frozen=True)
 class Operand:
-    """One side of a join: `axis` is dimension `dim` of the tensor that `node` computes."""
+    """One side of a join: `axis` is dimension `dim` of the tensor that `node` computes.
+
+    `dim` is `None` where the axis is flattened together with others and cannot be padded.
+    """
 
     node: fx.Node
-    dim: int
+    dim: int | None
     axis: Axis
 
 
 @dataclass(frozen=True, eq=False)
 class Join:
-    """Axes that meet in one tensor (a sum, a concatenation) and must have one length."""
+    """Axes that meet in one tensor (a sum, a concatenation) and must have one length.
+
+    `adaptable` says whether an operator may pad or crop an operand in front of it.
+    """
 
     node: fx.Node
     out: Axis
     operands: tuple[Operand, ...]
+    adaptable: bool = True
 
 
-Event = Window | Refit | Join
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A view takes an axis apart, the last part running fastest.
+
+    `given[i]` says that the model names the length of part `i` instead of computing it.
+    """
+
+    node: fx.Node
+    source: Axis
+    parts: tuple[Axis, ...]
+    given: tuple[bool, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Merge:
+    """A view puts parts together again that are not the same any more; `source` was split."""
+
+    node: fx.Node
+    parts: tuple[Axis, ...]
+    out: Axis
+    source: Axis
+
+
+Event = Window | Refit | Join | Split | Merge
 
 
 @dataclass(frozen=True)

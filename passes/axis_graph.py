@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import networkx as nx
 
-from fxscale.passes.axes import Axis, Event, Join, Refit, Window
+from fxscale.passes.axes import Axis, Event, Join, Merge, Refit, Split, Window
 
 Chain = tuple[Window | Refit, ...]
 
@@ -22,19 +22,16 @@ class AxisGraph:
     def __init__(self, events: Iterable[Event]) -> None:
         self.graph: nx.MultiDiGraph[Axis] = nx.MultiDiGraph()
         for event in events:
-            sources = (
-                dict.fromkeys(operand.axis for operand in event.operands)
-                if isinstance(event, Join)
-                else (event.source,)
-            )
-            for source in sources:
-                self.graph.add_edge(source, event.out, event=event)
+            for source in _sources(event):
+                for out in event.parts if isinstance(event, Split) else (event.out,):
+                    self.graph.add_edge(source, out, event=event)
 
     def consumers(self, axis: Axis) -> list[Event]:
         """The events that read an axis."""
         if axis not in self.graph:
             return []
-        return [event for _, _, event in self.graph.out_edges(axis, data="event")]
+        edges = self.graph.out_edges(axis, data="event")
+        return list(dict.fromkeys(event for _, _, event in edges))
 
     def joins(self, axis: Axis) -> bool:
         """Whether the axis goes into one join and nowhere else."""
@@ -42,14 +39,23 @@ class AxisGraph:
         return len(consumers) == 1 and isinstance(consumers[0], Join)
 
     def parts(self, axis: Axis) -> bool:
-        """Whether several events read the axis."""
-        return len(self.consumers(axis)) > 1
+        """Whether several events read the axis, or a split or merge whose length it decides."""
+        consumers = self.consumers(axis)
+        return len(consumers) > 1 or any(isinstance(e, Split | Merge) for e in consumers)
 
     def chain(self, first: Window | Refit) -> Chain:
         """The windows from `first` to the next anchor."""
         chain = [first]
         while True:
             consumers = self.consumers(chain[-1].out)
-            if len(consumers) != 1 or isinstance(consumers[0], Join):
+            if len(consumers) != 1 or isinstance(consumers[0], Join | Split | Merge):
                 return tuple(chain)
             chain.append(consumers[0])
+
+
+def _sources(event: Event) -> Iterable[Axis]:
+    if isinstance(event, Join):
+        return dict.fromkeys(operand.axis for operand in event.operands)
+    if isinstance(event, Merge):
+        return dict.fromkeys(event.parts)
+    return (event.source,)

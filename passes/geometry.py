@@ -9,20 +9,23 @@ where they meet later.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, floor, prod
+from math import ceil, floor, inf, prod
+from typing import NoReturn
 
 from torch import fx
 
-from fxscale.errors import SizeError
+from fxscale.errors import SizeError, UnsupportedModelError
 from fxscale.passes.axes import (
     AnnotatedNetwork,
     Axis,
     Event,
     Join,
     Lengths,
+    Merge,
     Operand,
+    Split,
     Statistics,
     Window,
     pretrain_length,
@@ -30,8 +33,16 @@ from fxscale.passes.axes import (
 )
 from fxscale.passes.axis_graph import AxisGraph
 from fxscale.passes.chains import Candidate, ChainSolver, Ladder, Padding
-from fxscale.passes.grids import Grid, drift, image_grid, target_grids
-from fxscale.passes.refusal import place
+from fxscale.passes.grids import (
+    Grid,
+    drift,
+    image_grid,
+    merged_grid,
+    part_grids,
+    target_grids,
+)
+from fxscale.passes.partition import dividing_sizes, part_lengths
+from fxscale.passes.refusal import place, refusal
 from fxscale.passes.sites import Sites
 
 ADAPTER_COST = 1.5
@@ -91,6 +102,11 @@ def with_kernel_axes(
     return replace(geometry, lengths=lengths)
 
 
+def _fitting(operand: Operand, row: Sequence[Candidate], length: int) -> list[Candidate]:
+    """Candidates that have the wanted length already."""
+    return [c for c in row if c.grid.length == length]
+
+
 class _Solver:
     """Walks over the events; `solved` grows by the axes whose grid is final."""
 
@@ -103,7 +119,8 @@ class _Solver:
         self.network = network
         self.target = target_grids(network)
         self.solved = dict(images)
-        self.ladder = Ladder(self.target)
+        splits = [event for event in network.events if isinstance(event, Split)]
+        self.ladder = Ladder(self.target, splits)
         self.chains = ChainSolver(kernels, self.ladder)
         self.pending: dict[Axis, list[Candidate]] = {}
         self.paddings: dict[Window, Padding] = {}
@@ -116,6 +133,10 @@ class _Solver:
         for event in events:
             if isinstance(event, Join):
                 self._join(event)
+            elif isinstance(event, Split):
+                self._split(event)
+            elif isinstance(event, Merge):
+                self._merge(event)
             elif event not in done:
                 chain = graph.chain(event)
                 done.update(chain)
@@ -135,7 +156,10 @@ class _Solver:
             # What the network returns is compared with labels of the same size.
             wanted = round(self.ladder.ideal(axis, candidates[0].grid))
         fitting = [c for c in candidates if c.grid.length == wanted]
-        best = min(fitting or candidates, key=lambda c: c.cost)
+        best = min(
+            fitting or candidates,
+            key=lambda c: c.cost + self.ladder.split_cost(axis, c.grid.length),
+        )
         if anchor:
             self.ladder.fix(axis, best.grid)
         self._settle(best)
@@ -153,9 +177,16 @@ class _Solver:
         lead = max(range(len(operands)), key=lambda i: self.target[operands[i].axis].depth)
         known = self.ladder.length(join.out, choices[lead][0].grid)
         lengths = {known} if known else {c.grid.length for row in choices for c in row}
+        if not known and not any(self._can_split(join.out, length) for length in lengths):
+            ideal = self.ladder.ideal(operands[lead].axis, choices[lead][0].grid)
+            lengths |= self.ladder.divisible_near(join.out, ideal)
+        ways = (self._meet(operands, choices, lead, length) for length in sorted(lengths))
         _, _, chosen = min(
-            (self._meet(operands, choices, lead, length) for length in sorted(lengths)),
-            key=lambda option: option[:2],
+            [way for way in ways if way is not None] or self._apart(join),
+            key=lambda option: (
+                option[0] + self.ladder.split_cost(join.out, option[2][lead].grid.length),
+                option[1],
+            ),
         )
         for operand, candidate in zip(operands, chosen, strict=True):
             if operand.axis not in self.solved:
@@ -164,6 +195,38 @@ class _Solver:
                 self._adapt(join, operand.axis, candidate.adapter)
         self.solved[join.out] = chosen[lead].grid
         self.ladder.fix(join.out, chosen[lead].grid)
+
+    def _can_split(self, axis: Axis, length: int) -> bool:
+        return self.ladder.split_cost(axis, length) < inf
+
+    def _split(self, split: Split) -> None:
+        grid = self.solved[split.source]
+        lengths = part_lengths(split, grid.length)
+        if lengths is None:
+            raise self._indivisible(split, grid)
+        self.solved |= part_grids(grid, split, lengths)
+        for part in split.parts:
+            if part.spatial:
+                self.ladder.fix(part, self.solved[part])
+
+    def _merge(self, merge: Merge) -> None:
+        length = prod(self.solved[p].length if p.spatial else p.target for p in merge.parts)
+        self.solved[merge.out] = merged_grid(self.solved[merge.source], length)
+
+    def _indivisible(self, split: Split, grid: Grid) -> UnsupportedModelError:
+        parts = " x ".join(str(part.target) for part in split.parts)
+        kept = [part.target for part in split.parts if not part.spatial]
+        image = self.target[split.source].image
+        sizes = dividing_sizes(self.network.events, self.target, image)
+        near = sorted(sizes, key=lambda size: abs(size - grid.image))[:4]
+        advice = f"choose an input_size that divides: {', '.join(map(str, sorted(near)))}"
+        return refusal(
+            split.node,
+            f"a map of {split.source.target} pixels is viewed as {parts}; in the pre-train network "
+            f"it has {grid.length} pixels, which do not divide"
+            + (f" with {prod(kept)} kept" if kept else ""),
+            remedy=advice if near else "no smaller input_size divides; replace the view",
+        )
 
     def _choices(self, operand: Operand) -> list[Candidate]:
         if operand.axis in self.solved:
@@ -176,15 +239,18 @@ class _Solver:
         choices: Sequence[Sequence[Candidate]],
         lead: int,
         length: int,
-    ) -> tuple[float, float, list[Candidate]]:
+    ) -> tuple[float, float, list[Candidate]] | None:
         """The cheapest way for all operands to arrive with this length, near the leading one.
 
-        Returns the cost, how far the length lies from the ideal one, and a candidate per operand.
+        Returns the cost, how far the length lies from the ideal one, and a candidate per operand;
+        `None` where an operand arrives with another length and cannot be padded.
         """
         rows = [
             [(c, drift(c.grid, self.target[operand.axis])) for c in self._fit(operand, row, length)]
             for operand, row in zip(operands, choices, strict=True)
         ]
+        if not all(rows):
+            return None
         best: tuple[float, list[Candidate]] | None = None
         for leader, leader_drift in rows[lead]:
             cost, chosen = 0.0, []
@@ -198,14 +264,21 @@ class _Solver:
                 chosen.append(ways[index][0])
             if best is None or cost < best[0] - 1e-9:
                 best = (cost, chosen)
-        assert best is not None  # every operand can be adapted to every length
+        assert best is not None
         ideal = self.ladder.ideal(operands[lead].axis, best[1][lead].grid)
         return best[0], abs(length - ideal), best[1]
+
+    def _apart(self, join: Join) -> NoReturn:
+        raise refusal(
+            join.node,
+            "two flattened feature maps meet that have different sizes in the pre-train network",
+            remedy="join them before flattening, or try another input_size",
+        )
 
     def _fit(self, operand: Operand, row: Sequence[Candidate], length: int) -> list[Candidate]:
         """Candidates of the wanted length; where there are none, the best ones adapted to it."""
         fitting = [c for c in row if c.grid.length == length]
-        if fitting:
+        if fitting or operand.dim is None:
             return fitting
         adapted = []
         for candidate in row[:ADAPTED]:
@@ -221,7 +294,7 @@ class _Solver:
         self.adapters += [
             Adapter(join.node, operand.node, operand.dim, padding)
             for operand in join.operands
-            if operand.axis is axis
+            if operand.axis is axis and operand.dim is not None
         ]
 
 

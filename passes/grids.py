@@ -8,10 +8,12 @@ centre lies than the target map's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 from fxscale.passes.annotate import window_length
-from fxscale.passes.axes import AnnotatedNetwork, Axis, Join, Refit, Window
+from fxscale.passes.axes import AnnotatedNetwork, Axis, Join, Merge, Refit, Split, Window
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,39 @@ def through_refit(grid: Grid, refit: Refit, length: int) -> Grid:
     return Grid(length, step, edge + step / 2, grid.image, grid.depth + 1)
 
 
+def part_grids(grid: Grid, split: Split, lengths: Sequence[int]) -> dict[Axis, Grid]:
+    """The grids of the parts of an axis.
+
+    A lone spatial part that runs over whole blocks of pixels (space to depth) looks at their
+    middles. Several parts look at no place of the image: each is an image of its own.
+    """
+    spatial = [index for index, part in enumerate(split.parts) if part.spatial]
+    if spatial == [0]:
+        block = prod(lengths[1:])
+        offset = grid.offset + grid.step * (block - 1) / 2
+        whole = Grid(lengths[0], grid.step * block, offset, grid.image, grid.depth + 1)
+        return {split.parts[0]: whole}
+    return {split.parts[index]: image_grid(lengths[index]) for index in spatial}
+
+
+def merged_grid(source: Grid, length: int) -> Grid:
+    """The grid of an axis put together from parts: it covers what the one taken apart covered."""
+    step = source.step * source.length / length
+    edge = source.offset - source.step / 2
+    return Grid(length, step, edge + step / 2, source.image, source.depth + 1)
+
+
 def target_grids(network: AnnotatedNetwork) -> dict[Axis, Grid]:
     """The grid of every spatial axis of the target; where maps meet, the deepest one's."""
     grids = {axis: image_grid(axis.target) for axes in network.inputs for axis in axes}
     for event in network.events:
         if isinstance(event, Join):
             grids[event.out] = max((grids[o.axis] for o in event.operands), key=lambda g: g.depth)
+        elif isinstance(event, Split):
+            lengths = [part.target for part in event.parts]
+            grids |= part_grids(grids[event.source], event, lengths)
+        elif isinstance(event, Merge):
+            grids[event.out] = merged_grid(grids[event.source], event.out.target)
         elif isinstance(event, Refit):
             grids[event.out] = through_refit(grids[event.source], event, event.out.target)
         else:

@@ -30,7 +30,7 @@ from fxscale.passes.axes import (
     pretrain_lengths,
 )
 from fxscale.passes.geometry import Adapter, Geometry
-from fxscale.passes.ops.registry import lookup
+from fxscale.passes.ops.registry import any_node, lookup
 from fxscale.passes.padding import Paddings
 from fxscale.passes.refusal import module_path, refusal
 from fxscale.passes.sites import Convolution, Sites
@@ -239,9 +239,7 @@ def _pad_argument(node: fx.Node) -> Any:
 
 def _computed_pad(node: fx.Node) -> bool:
     """Whether amounts are computed from sizes, and might come out otherwise than was solved."""
-    found: list[fx.Node] = []
-    fx.node.map_arg(node.args[1:] or node.kwargs["pad"], found.append)
-    return bool(found)
+    return any_node(node.args[1:] or node.kwargs["pad"])
 
 
 def _grouped(adapters: Sequence[Adapter]) -> list[list[Adapter]]:

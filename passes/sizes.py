@@ -3,15 +3,19 @@
 The paper takes a smaller integer length whose ratio to the target's approximates the first layer's
 factor s: 231 -> 147 is 11/7, 224 -> 160 is 7/5. Where the target size is a multiple of the
 network's accumulated stride, the nearest multiple of that stride is taken if it is close enough,
-so that all feature maps divide as the target's do.
+so that all feature maps divide as the target's do. A network that takes its maps apart (windows,
+patches) gets the nearest size at which they all divide.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fxscale.errors import SizeError
-from fxscale.passes.axes import AnnotatedNetwork
-from fxscale.passes.grids import target_grids
+from fxscale.passes.axes import AnnotatedNetwork, Axis, Split
+from fxscale.passes.grids import Grid, target_grids
 from fxscale.passes.kernels import paper_kernel
+from fxscale.passes.partition import dividing_sizes
 from fxscale.passes.sites import Sites
 from fxscale.plan import Size
 
@@ -22,9 +26,13 @@ NEAR = 0.08
 def choose_input_size(network: AnnotatedNetwork, sites: Sites, target_size: Size) -> Size:
     """The paper's input size for this network, one length per spatial axis."""
     factor = first_factor(sites)
-    strides = {grid.step for grid in target_grids(network).values()}
+    grids = target_grids(network)
+    strides = {grid.step for grid in grids.values()}
     stride = round(max(strides, default=1))
-    return tuple(_approximate(length, factor, stride) for length in target_size)
+    return tuple(
+        _dividing(network, grids, length, factor) or _approximate(length, factor, stride)
+        for length in target_size
+    )
 
 
 def first_factor(sites: Sites) -> float:
@@ -38,6 +46,16 @@ def first_factor(sites: Sites) -> float:
         "no kernel of this model gets smaller by Table 1, so the paper's rule suggests no input "
         "size; pass input_size"
     )
+
+
+def _dividing(
+    network: AnnotatedNetwork, grids: Mapping[Axis, Grid], length: int, factor: float
+) -> int | None:
+    """The size nearest to the paper's at which all windows and patches divide as in the target."""
+    if not any(isinstance(event, Split) for event in network.events):
+        return None
+    sizes = dividing_sizes(network.events, grids, length)
+    return min(sizes, key=lambda size: abs(size - length / factor), default=None)
 
 
 def _approximate(length: int, factor: float, stride: int) -> int:

@@ -15,6 +15,7 @@ import copy
 import inspect
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +79,8 @@ def trace(
         known = {**_constant_placeholders(constants), **values}
         tracer = ValueTracer(fake_mode, known, leaf_types, opaque_types)
         _refuse_hooks(skeleton, tracer)
-        graphs[mode] = _trace_mode(tracer, skeleton, constants)
+        with _attributes_kept(skeleton):
+            graphs[mode] = _trace_mode(tracer, skeleton, constants)
         decisions[mode] = tracer.decisions
     return _merge(skeleton, graphs, decisions, inputs, fake_mode)
 
@@ -108,6 +110,36 @@ def stale_weights(model: nn.Module) -> dict[int, Any]:
         for value in vars(module).values()
         if isinstance(value, torch.Tensor) and not value.is_leaf
     }
+
+
+@contextmanager
+def _attributes_kept(model: nn.Module) -> Iterator[None]:
+    """Drop what `forward` leaves in attributes, such as a cache of position biases.
+
+    It would be a proxy of the trace, of no use to the other mode and to the pre-train network.
+    """
+    attributes = [(module, dict(vars(module))) for module in model.modules()]
+    containers: list[tuple[Any, Any]] = [
+        (value, copy.copy(value))
+        for _, values in attributes
+        for value in values.values()
+        if type(value) in (dict, list, set)
+    ]
+    try:
+        yield
+    finally:
+        for module, values in attributes:
+            # fx keeps the constants of a trace as new attributes of the root.
+            constants = {
+                name: value
+                for name, value in vars(module).items()
+                if name not in values and isinstance(value, torch.Tensor)
+            }
+            module.__dict__.clear()
+            module.__dict__.update(values | constants)
+        for container, content in containers:
+            container.clear()
+            container.extend(content) if isinstance(container, list) else container.update(content)
 
 
 def _refuse_hooks(model: nn.Module, tracer: ValueTracer) -> None:

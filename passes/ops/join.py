@@ -16,12 +16,13 @@ from fxscale.passes.axes import (
     Annotation,
     Axis,
     Dim,
-    Dims,
+    Extent,
     Operand,
     Shape,
     is_spatial,
     target_length,
 )
+from fxscale.passes.ops.constant import follows, lay_over
 from fxscale.passes.ops.registry import Call, handles
 
 _ARITHMETIC = ("add", "sub", "mul", "div", "maximum", "minimum", "pow", "true_divide")
@@ -47,6 +48,9 @@ _OPERATORS = (
 )
 def arithmetic(call: Call) -> Annotation:
     if not isinstance(call.result, torch.Tensor):
+        a, b = call.annotation("a"), call.annotation("b")
+        if call.node.target is operator.mul and isinstance(a, Extent) and isinstance(b, Extent):
+            return Extent((*a.dim, *b.dim))
         return None  # arithmetic on sizes runs again at the pre-train size
     return broadcast(call, ("a", "b"))
 
@@ -54,6 +58,11 @@ def arithmetic(call: Call) -> Annotation:
 @handles(operator.neg)
 def negate(call: Call) -> Annotation:
     return call.annotation("input") if isinstance(call.result, torch.Tensor) else None
+
+
+@handles(torch.masked_fill, ".masked_fill", ".masked_fill_", params="a b value")
+def masked_fill(call: Call) -> Annotation:
+    return broadcast(call, ("a", "b"))
 
 
 @handles(torch.where, params="condition a b")
@@ -76,12 +85,17 @@ def broadcast(call: Call, names: Sequence[str]) -> Annotation:
         ]
         result.append(meet(call, present))
     for node, dims in tensors:
-        _note_feature_parameter(call, node, dims, result)
+        lay_over(call, node, dims, result)
     return Shape(tuple(result))
 
 
-def meet(call: Call, present: Sequence[tuple[fx.Node, int, Dim]]) -> Dim:
-    """One dimension of the result from the operands' dimensions (lengths are equal or 1)."""
+def meet(
+    call: Call, present: Sequence[tuple[fx.Node, int, Dim]], *, adaptable: bool = True
+) -> Dim:
+    """One dimension of the result from the operands' dimensions (lengths are equal or 1).
+
+    No pad operator can make flattened maps equal, nor, unless `adaptable`, others.
+    """
     long = [entry for entry in present if target_length(entry[2]) > 1] or list(present)
     spatial = [entry for entry in long if is_spatial(entry[2])]
     if not spatial:
@@ -93,7 +107,7 @@ def meet(call: Call, present: Sequence[tuple[fx.Node, int, Dim]]) -> Dim:
             "tensors meet whose dimensions are made of different axes",
             "flatten both in the same order, or add them before flattening",
         )
-    if any(entry not in spatial and not call.annotator.is_state(entry[0]) for entry in long):
+    if any(entry not in spatial and not follows(call, entry[0]) for entry in long):
         raise call.refuse(
             "a spatial axis meets one that does not scale",
             "compute both operands from feature maps of the same size",
@@ -101,24 +115,17 @@ def meet(call: Call, present: Sequence[tuple[fx.Node, int, Dim]]) -> Dim:
     if len(layout[0]) == 1:
         operands = [Operand(node, index, dim[0]) for node, index, dim in spatial]
         return (call.annotator.join(call.node, operands),)
-    if any(dim != spatial[0][2] for _, _, dim in spatial):
-        raise call.refuse(
-            "two differently computed feature maps meet after they were flattened",
-            "join them before flattening",
+    # Flattened maps: their axes meet one by one, where no operator could pad them.
+    columns = zip(*(dim for _, _, dim in spatial), strict=True)
+    nodes = [node for node, _, _ in spatial]
+    return tuple(
+        call.annotator.join(
+            call.node, [Operand(n, None, axis) for n, axis in zip(nodes, column, strict=True)]
         )
-    return spatial[0][2]
-
-
-def _note_feature_parameter(call: Call, node: fx.Node, dims: Dims, result: Sequence[Dim]) -> None:
-    if not call.annotator.is_state(node):
-        return
-    aligned = result[len(result) - len(dims) :]
-    taken = tuple(
-        out if is_spatial(out) and target_length(dim) > 1 else dim
-        for dim, out in zip(dims, aligned, strict=True)
+        if column[0].spatial
+        else column[0]
+        for column in columns
     )
-    if any(map(is_spatial, taken)):
-        call.annotator.feature(str(node.target), taken)
 
 
 @handles(torch.cat, torch.concat, torch.concatenate, params="tensors dim")

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxscale.passes.axes import Annotation, Axis, Dim, Dims, Shape, is_spatial
+from fxscale.passes.axes import Annotation, Axis, Dim, Dims, Extent, Shape, is_spatial
 from fxscale.passes.ops.registry import Call, handles
+from fxscale.passes.origins import Origin
 
 
 @handles(nn.Flatten)
@@ -27,7 +28,7 @@ def _flatten(call: Call, start: int, end: int) -> Annotation:
     dims = call.dims()
     start, end = start % len(dims), end % len(dims)
     merged = tuple(axis for dim in dims[start : end + 1] for axis in dim)
-    return Shape((*dims[:start], merged, *dims[end + 1 :]))
+    return Shape((*dims[:start], call.annotator.parts.merge(call.node, merged), *dims[end + 1 :]))
 
 
 @handles(".view", ".reshape", params="input *shape")
@@ -40,19 +41,76 @@ def reshape(call: Call) -> Annotation:
     return _reshape(call)
 
 
+@handles(torch.unflatten, ".unflatten", params="input dim sizes")
+def unflatten(call: Call) -> Annotation:
+    dims, position = call.dims(), call.value("dim")
+    position %= len(dims)
+    sizes = call.raw("sizes")
+    if isinstance(sizes, fx.Node):
+        raise call.refuse("its sizes are one computed value", "pass a tuple of sizes")
+    parts = regroup(call, dims[position : position + 1], call.value("sizes"), _given(sizes))
+    for index, size in enumerate(sizes):
+        _replace_size(call, size, parts[index], (call.node.args.index(sizes), index))
+    return Shape((*dims[:position], *parts, *dims[position + 1 :]))
+
+
+@handles(nn.Unflatten)
+def unflatten_module(call: Call) -> Annotation:
+    assert isinstance(call.module, nn.Unflatten)
+    dims, position = call.dims(), int(call.module.dim)
+    position %= len(dims)
+    sizes = tuple(call.module.unflattened_size)
+    parts = regroup(call, dims[position : position + 1], sizes, _given(sizes))
+    if any(map(is_spatial, parts)):
+        call.annotator.substitute(call.node, parts, attribute="unflattened_size")
+    return Shape((*dims[:position], *parts, *dims[position + 1 :]))
+
+
 def _reshape(call: Call) -> Annotation:
     requested = call.raw("shape")
     if isinstance(requested, torch.dtype):
         return call.annotation("input")
-    dims = regroup(call, call.dims(), call.result.shape)
+    lengths = call.result.shape
     if isinstance(requested, fx.Node):  # a computed size, such as x.shape[:2]
-        return Shape(dims)
+        return Shape(regroup(call, call.dims(), lengths))
+    dims = regroup(call, call.dims(), lengths, _given(requested))
     nested = len(call.node.args) > 1 and isinstance(call.node.args[1], tuple | list)
-    for index, (size, dim) in enumerate(zip(requested, dims, strict=True)):
-        if isinstance(size, int) and size != -1 and is_spatial(dim):
-            argument = (1, index) if nested else index + 1
-            call.annotator.substitute(call.node, dim, argument=argument)
+    places = [(1, index) if nested else index + 1 for index in range(len(requested))]
+    replaced = [
+        _replace_size(call, size, dim, place)
+        for size, dim, place in zip(requested, dims, places, strict=True)
+    ]
+    if -1 in replaced:  # a view has one open size: the others are named
+        for size, dim, place in zip(requested, dims, places, strict=True):
+            if type(size) is int and size == -1:
+                call.annotator.substitute(call.node, dim, argument=place)
     return Shape(dims)
+
+
+def _given(requested: Sequence[Any]) -> list[bool]:
+    return [type(size) is int and size != -1 for size in requested]
+
+
+def _replace_size(call: Call, size: Any, dim: Dim, place: Any) -> int | Dim | None:
+    """Put the planned length in the place of a size that need not come out at it.
+
+    1. A number: where the dimension scales.
+    2. Arithmetic on lengths, such as `H // 7`; a length as it stands (`H`, `H * W`) follows by
+       itself. Only the batch is left open.
+    """
+    value: int | Dim
+    if isinstance(size, fx.Node):
+        if call.annotator.origins[size] is not Origin.SIZE:
+            return None
+        if call.annotator.annotations[size] == Extent(dim):
+            return None
+        value = -1 if any(axis.batch for axis in dim) else dim
+    elif type(size) is int and size != -1 and is_spatial(dim):
+        value = dim
+    else:
+        return None
+    call.annotator.substitute(call.node, value, argument=place)
+    return value
 
 
 @handles(".view_as", ".reshape_as", params="input other")
@@ -60,37 +118,67 @@ def view_as(call: Call) -> Annotation:
     return Shape(regroup(call, call.dims(), call.result.shape))
 
 
-def regroup(call: Call, dims: Dims, lengths: Sequence[int]) -> Dims:
+def regroup(
+    call: Call, dims: Dims, lengths: Sequence[int], given: Sequence[bool] | None = None
+) -> Dims:
     """Distribute the axes, in order, over dimensions of the given lengths.
 
-    A fixed axis may be split (channel shuffle); a spatial one may not.
+    An axis whose length is not taken at once is split: a fixed one into fixed axes (channel
+    shuffle), a spatial one into parts (windows). `given` says which lengths the model names.
     """
     axes = [axis for dim in dims for axis in dim if axis.spatial or axis.target > 1]
-    out: list[Dim] = []
+    groups = _distribute([axis.target for axis in axes], lengths)
+    if groups is None:
+        raise call.refuse(
+            f"cannot view {Shape(dims)} as {tuple(lengths)}",
+            "split every axis by a factor of its length, or register a handler for the module",
+        )
+    named = given if given is not None else [False] * len(lengths)
+    factors: dict[int, list[tuple[int, bool]]] = {}
+    for group, name in zip(groups, named, strict=True):
+        for index, length in group:
+            factors.setdefault(index, []).append((length, name and len(group) == 1))
+    parts = {index: iter(_take_apart(call, axes[index], f)) for index, f in factors.items()}
+    out = [tuple(next(parts[index]) for index, _ in group) for group in groups]
+    untouched = tuple(axis for index, axis in enumerate(axes) if index not in factors)
+    if untouched and out:  # spatial axes of length 1 at the end
+        out[-1] = (*out[-1], *untouched)
+    return tuple(call.annotator.parts.merge(call.node, dim) for dim in out)
+
+
+def _distribute(
+    targets: Sequence[int], lengths: Sequence[int]
+) -> list[list[tuple[int, int]]] | None:
+    """For every dimension the axes in it, as (index, length), where an axis may be split."""
+    rest = list(enumerate(targets))
+    groups: list[list[tuple[int, int]]] = []
     for length in lengths:
-        group: list[Axis] = []
+        group: list[tuple[int, int]] = []
         room = int(length)
         while room > 1:
-            if not axes:
-                raise call.refuse(f"cannot view {Shape(dims)} as {tuple(lengths)}", "use flatten")
-            axis = axes.pop(0)
-            if room % axis.target == 0:
-                group.append(axis)
-                room //= axis.target
-            elif axis.spatial or axis.target % room:
-                raise call.refuse(
-                    f"viewing {Shape(dims)} as {tuple(lengths)} splits a spatial axis",
-                    "regroup whole axes only, or register a handler for the module",
-                )
-            else:
-                group.append(Axis(room, spatial=False))
-                axes.insert(0, Axis(axis.target // room, spatial=False))
+            if not rest:
+                return None
+            index, left = rest.pop(0)
+            if room % left == 0:
+                group.append((index, left))
+                room //= left
+            elif left % room == 0:
+                group.append((index, room))
+                rest.insert(0, (index, left // room))
                 room = 1
-        out.append(tuple(group))
-    leftover = tuple(axes)
-    if leftover and out:  # spatial axes of length 1 at the end
-        out[-1] = (*out[-1], *leftover)
-    return tuple(out)
+            else:
+                return None
+        groups.append(group)
+    return groups
+
+
+def _take_apart(call: Call, axis: Axis, factors: Sequence[tuple[int, bool]]) -> Sequence[Axis]:
+    if len(factors) == 1:
+        return (axis,)
+    lengths, given = zip(*factors, strict=True)
+    if axis.spatial:
+        return call.annotator.parts.split(call.node, axis, lengths, given)
+    return [Axis(length, spatial=False, batch=axis.batch) for length in lengths]
 
 
 @handles(torch.permute, ".permute", params="input *dims")

@@ -14,12 +14,14 @@ from fxscale.passes.axes import (
     Axis,
     Dim,
     Dims,
+    Extent,
     Lengths,
     Shape,
     is_spatial,
     pretrain_length,
+    target_length,
 )
-from fxscale.passes.ops.registry import Call, handles
+from fxscale.passes.ops.registry import Call, any_node, handles
 
 
 @handles(operator.getitem, params="input index")
@@ -28,16 +30,18 @@ def getitem(call: Call) -> Annotation:
     if isinstance(source, tuple | list | dict):
         return source[index]
     if isinstance(source, Shape):
-        return _index(call, source.dims, index if isinstance(index, tuple) else (index,))
+        raw = call.raw("index")
+        index = index if isinstance(index, tuple) else (index,)
+        return _index(call, source.dims, index, raw if isinstance(raw, tuple) else (raw,))
     return None
 
 
-def _index(call: Call, dims: Dims, index: tuple[Any, ...]) -> Annotation:
+def _index(call: Call, dims: Dims, index: tuple[Any, ...], raw: tuple[Any, ...]) -> Annotation:
     used = sum(1 for item in index if item is not None and item is not Ellipsis)
     out: list[Dim] = []
     remaining = list(dims)
     position = 0
-    for item in index:
+    for item, computed in zip(index, raw, strict=True):
         if item is None:
             out.append(())
         elif item is Ellipsis:
@@ -47,16 +51,28 @@ def _index(call: Call, dims: Dims, index: tuple[Any, ...]) -> Annotation:
         else:
             dim = remaining.pop(0)
             if isinstance(item, slice):
-                out.append(_slice(call, dim, item, position))
+                known = _up_to(call, dim, computed)
+                out.append(_slice(call, dim, item, position) if known is None else known)
             elif not isinstance(item, int):
                 raise call.refuse("indexes a tensor with a tensor", "use slices")
             elif is_spatial(dim):
+                call.annotator.parts.keep(dim)
                 raise call.refuse(
                     "picks one pixel of a feature map by its index",
                     "use a pool, or take the pick out of the network",
                 )
             position += 1
     return Shape((*out, *remaining))
+
+
+def _up_to(call: Call, dim: Dim, item: Any) -> Dim | None:
+    """The dimension that `x[:, :H]` leaves, where `H` is the length of another tensor's axes."""
+    if not isinstance(item, slice) or item.start not in (None, 0) or item.step not in (None, 1):
+        return None
+    extent = call.annotator.annotation_of(item.stop)
+    if not isinstance(extent, Extent) or not is_spatial(extent.dim) or not is_spatial(dim):
+        return None
+    return extent.dim if target_length(extent.dim) < target_length(dim) else dim
 
 
 def _slice(call: Call, dim: Dim, item: slice, position: int) -> Dim:
@@ -99,6 +115,7 @@ def unbind(call: Call) -> Annotation:
     dims = call.dims()
     dim = call.value("dim", 0) % len(dims)
     if is_spatial(dims[dim]):
+        call.annotator.parts.keep(dims[dim])
         raise call.refuse("splits a feature map along a spatial axis", "split channels")
     return tuple(Shape((*dims[:dim], *dims[dim + 1 :])) for _ in call.result)
 
@@ -107,6 +124,7 @@ def _parts(call: Call) -> Annotation:
     dims = call.dims()
     dim = call.value("dim", 0) % len(dims)
     if is_spatial(dims[dim]):
+        call.annotator.parts.keep(dims[dim])
         raise call.refuse("splits a feature map along a spatial axis", "split channels")
     parts = []
     for tensor in call.result:
@@ -137,7 +155,11 @@ def pad_module(call: Call) -> Annotation:
 
 @handles(F.pad, torch._C._nn.pad, params="input pad mode value")
 def pad(call: Call) -> Annotation:
-    return _pad(call, tuple(call.value("pad")))
+    amounts = tuple(call.value("pad"))
+    if not any(amounts) and any_node(call.raw("pad")):
+        # Computed from sizes, such as `(7 - W % 7) % 7`; the map that comes in has the right one.
+        call.annotator.substitute(call.node, amounts, argument=call.place("pad"))
+    return _pad(call, amounts)
 
 
 def _pad_kernel(call: Call, amounts: tuple[int, ...], dims: Dims) -> Annotation:
