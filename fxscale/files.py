@@ -37,6 +37,18 @@ def written_whole(path: str | Path) -> Iterator[Path]:
             # Without this a power cut may leave the new name with none of the bytes.
             os.fsync(file.fileno())
         os.replace(partial, path)
+        _flush_folder(path.parent)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _flush_folder(folder: Path) -> None:
+    """Makes a new name outlast a power cut, too, where folders can be flushed."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

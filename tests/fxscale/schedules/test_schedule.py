@@ -127,3 +127,16 @@ def test_usable_without_the_trainer() -> None:
         "assert not [m for m in sys.modules if m.startswith(('fxscale.training', 'lightning'))]"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_outlook() -> None:
+    schedule = Schedule(RULES, 2, At((4,)), ExtraTraining())
+
+    # From the beginning: the target's accuracy is taken to drop at once, after two extra epochs.
+    assert rates(schedule.outlook([])) == [1] * 6 + [0.1, 0.1, 0.01, 0.01]
+    # Three extra epochs are known, in which accuracy rose.
+    seen = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+    assert rates(schedule.outlook(seen)) == [1, 0.1, 0.1, 0.01, 0.01]
+    plateau = Schedule(RULES, 2, OnPlateau())
+    assert [e.phase for e in plateau.outlook([])] == [0] * 4 + [1] * 4
+    assert schedule.outlook([0.1] * 30) == []

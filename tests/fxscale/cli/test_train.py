@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fxscale.cli.app import app
+
+runner = CliRunner()
+
+NETWORK = """
+from fxscale.training import SmallResNet
+
+def build(num_classes):
+    return SmallResNet(3, num_classes, widths=(4, 8))
+"""
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> list[str]:
+    (tmp_path / "net.py").write_text(NETWORK)
+    return [
+        *("train", "--model", f"{tmp_path / 'net.py'}:build", "--accelerator", "cpu"),
+        *("--target-size", "24", "--pretrain-size", "17", "--epochs", "3", "--milestones", "2"),
+        *("--resize-at", "1", "--batch-size", "200", "--workers", "0", "-o", str(tmp_path / "run")),
+    ]
+
+
+def test_digits(options: list[str], tmp_path: Path) -> None:
+    result = runner.invoke(app, [*options, "--tensorboard", "--average", "0.5"])
+    assert result.exit_code == 0, result.output
+    assert "transition to 24 px after epoch 1" in result.output
+    assert "Weights:" in result.output
+    run = tmp_path / "run"
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {
+        "best.safetensors",
+        "last.safetensors",
+    }
+    assert (run / "weights.safetensors").is_file()
+    assert len(list((run / "tensorboard").iterdir())) == 1
+    epochs = [
+        entry
+        for line in (run / "metrics.jsonl").read_text().splitlines()
+        if (entry := json.loads(line))["event"] == "epoch"
+    ]
+    assert [entry["size"] for entry in epochs] == [17, 24, 24]
+    assert [entry["learning_rate"] for entry in epochs] == pytest.approx([0.1, 0.1, 0.01])
+
+    again = runner.invoke(app, options)
+    assert again.exit_code == 1
+    assert "holds a run already" in again.stderr
+    resumed = runner.invoke(app, [*options, "--average", "0.5", "--resume", "-q"])
+    assert resumed.exit_code == 0, resumed.output
+    assert resumed.output == ""
+
+
+@pytest.mark.parametrize(
+    ("changed", "code", "words"),
+    [
+        (["--resize-at", "soon"], 1, "does not say when to resize"),
+        (["--milestones", "a"], 2, "write whole numbers"),
+        (["--pretrain-size", "17,30"], 1, "must grow from phase to phase"),
+        (["--data", "absent"], 1, "absent: no such folder"),
+        (["--checkpoint-every", "now"], 1, "is no interval"),
+        (["--model", "no_such"], 1, "there is no model 'no_such'"),
+    ],
+)
+def test_mistakes(changed: list[str], code: int, words: str, options: list[str]) -> None:
+    result = runner.invoke(app, [*options, *changed])
+    assert result.exit_code == code
+    assert words in result.output + result.stderr
