@@ -86,8 +86,9 @@ def _cannot_write(path: Path, tensors: Mapping[str, Tensor], error: Exception) -
     text = f"cannot write the checkpoint {path} ({size:.1f} MB): {error}"
     if path.parent.is_dir():
         text += f". {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free there"
-    if path.is_file():
-        text += f". The previous checkpoint is whole: {path}. Make room and go on with --resume"
+    kept = sorted(str(file) for file in path.parent.glob("*.safetensors"))
+    if kept:
+        text += f". What was there before is whole: {', '.join(kept)}. Make room, then --resume"
     return text
 
 

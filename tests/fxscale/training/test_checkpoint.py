@@ -163,7 +163,7 @@ def test_a_disk_that_takes_no_more(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert f"cannot write the checkpoint {path} (0.4 MB)" in done.stdout
-    assert "The previous checkpoint is whole" in done.stdout
+    assert f"What was there before is whole: {path}" in done.stdout
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["last.safetensors"]
 
@@ -176,7 +176,7 @@ def test_no_space_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(module, "save_file", full)
-    words = r"No space left on device.* MB are free there.*previous checkpoint is whole.*--resume"
+    words = r"No space left on device.* MB are free there.*before is whole: .*last.safetensors.*--resume"
     with pytest.raises(CheckpointError, match=words):
         save_checkpoint(path, Checkpoint(TENSORS, {"new": True}))
     assert "new" not in load_checkpoint(path).document
