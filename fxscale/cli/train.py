@@ -61,8 +61,8 @@ def train(
         str,
         typer.Option(
             metavar="FOLDER|digits|synthetic",
-            help="A folder with train/CLASS/* and val/CLASS/*; digits that come with "
-            "scikit-learn; noise, to measure speed.",
+            help="A folder with train/CLASS/* and val/CLASS/*, or train*.tar and val*.tar; "
+            "digits that come with scikit-learn; noise, to measure speed.",
         ),
     ] = "digits",
     target_size: Annotated[int, typer.Option(help="Image size of the target network.")] = 224,

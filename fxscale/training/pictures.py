@@ -48,7 +48,7 @@ class Source:
 
 
 def open_source(data: str) -> Source:
-    """`"digits"`, `"synthetic"`, or the folder of that name.
+    """`"digits"`, `"synthetic"`, or the folder of that name: of images or of tar files.
 
     Raises `DataError` where there is no such folder, or it is laid out differently.
     """
@@ -57,6 +57,10 @@ def open_source(data: str) -> Source:
         return in_memory(noisy_digits(8))
     if data == "synthetic":
         return Source("noise", tuple(map(str, range(1000))), Noise(12_800), Noise(1_280))
+    if any(Path(data).glob("train*.tar")):
+        from fxscale.training.shards import shards  # which stands on this file
+
+        return shards(Path(data))
     return folder(Path(data))
 
 

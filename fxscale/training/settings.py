@@ -37,7 +37,8 @@ class Settings:
     **Networks and images**
 
     - `model`: a name as `fxscale.models.create` takes it.
-    - `data`: a folder with `train/CLASS/*` and `val/CLASS/*`, `"digits"` (handwritten digits that
+    - `data`: a folder with `train/CLASS/*` and `val/CLASS/*`, or with webdataset's shards
+      `train*.tar` and `val*.tar` (`KEY.jpg` and `KEY.cls`); `"digits"` (handwritten digits that
       come with scikit-learn) or `"synthetic"` (noise, to measure speed).
     - `target_size`: height and width of the images of the target network, in pixels.
     - `pretrain_sizes`: those of the pre-train networks, increasing; none trains the target alone.
