@@ -43,6 +43,9 @@ class StateMap:
        over the dimensions in which the view has length one; of its spread, if `centred`.
 
     `pretrain_view` and `target_view` have equal rank; the axes in which they differ are resized.
+    Where `parts` are given, they lie one behind the other along axis `parts_axis` of the views (a
+    class token and the pixels of a map, several flattened maps before one linear layer), and each
+    is mapped on its own.
     """
 
     key: str
@@ -53,6 +56,8 @@ class StateMap:
     target_view: tuple[int, ...]
     of: str | None = None
     centred: bool = False
+    parts: tuple[StateMap, ...] = ()
+    parts_axis: int = 0
 
     @property
     def gain(self) -> float:

@@ -256,6 +256,24 @@ def _check_state(entry: StateMap, path: str) -> None:
                 f"{path}.{side}_view", f"the view {view} does not fit the shape {shape}"
             )
     _same_rank(f"{path}.target_view", len(entry.pretrain_view), entry.target_view)
+    for i, part in enumerate(entry.parts):
+        _check_state(part, f"{path}.parts[{i}]")
+    if entry.parts:
+        _check_parts(entry, path)
+
+
+def _check_parts(entry: StateMap, path: str) -> None:
+    """The parts lie one behind the other and fill the views."""
+    axis = entry.parts_axis
+    if not 0 <= axis < len(entry.target_view):
+        raise _FieldError(f"{path}.parts_axis", f"the views have no axis {axis}")
+    for side in ("pretrain", "target"):
+        view = getattr(entry, f"{side}_view")
+        shapes = [getattr(part, f"{side}_shape") for part in entry.parts]
+        lengths = sum(shape[axis] for shape in shapes if len(shape) == len(view))
+        others = {(*shape[:axis], *shape[axis + 1 :]) for shape in shapes}
+        if lengths != view[axis] or others != {(*view[:axis], *view[axis + 1 :])}:
+            raise _FieldError(f"{path}.parts", f"the shapes {shapes} do not fill the view {view}")
 
 
 def _positive(numbers: Iterable[int], path: str) -> None:

@@ -175,6 +175,15 @@ def upscale_entry(
         after = upscale_entry(before, kernel_map, interpolation)
         factor = norm_growth(before, kernel_map.pretrain_view, after, kernel_map, state_map)
         return _times(tensor, factor.square() if squared else factor, state_map)
+    if state_map.parts:
+        viewed = tensor.reshape(state_map.pretrain_view)
+        axis = state_map.parts_axis
+        pieces = torch.split(viewed, [part.pretrain_shape[axis] for part in state_map.parts], axis)
+        large = [
+            upscale_entry(piece, part, interpolation, squared=squared)
+            for piece, part in zip(pieces, state_map.parts, strict=True)
+        ]
+        return torch.cat(large, axis).reshape(state_map.target_shape)
     method: Interpolation = "bilinear" if state_map.kind == "feature" else interpolation
     axes = _resized_axes(state_map.pretrain_view, state_map.target_view)
     operators = {axis: resize_operator(n_in, n_out, method) for axis, n_in, n_out in axes}
@@ -218,6 +227,12 @@ def downscale_entry(
             1 / norm_growth(after, kernel_map.pretrain_view, before, kernel_map, state_map),
             state_map,
         )
+    if state_map.parts:
+        viewed = tensor.reshape(state_map.target_view)
+        axis = state_map.parts_axis
+        pieces = torch.split(viewed, [part.target_shape[axis] for part in state_map.parts], axis)
+        small = [downscale_entry(p, m, init) for p, m in zip(pieces, state_map.parts, strict=True)]
+        return torch.cat(small, axis).reshape(state_map.pretrain_shape)
     axes = _resized_axes(state_map.target_view, state_map.pretrain_view)
     _require_floating(tensor, state_map, resized=bool(axes))
     if state_map.kind == "feature":

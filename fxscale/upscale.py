@@ -127,7 +127,12 @@ def _compose(first: StateMap, second: StateMap) -> StateMap:
             f"the two stages see {first.key!r} differently: expected {first.kind} of view "
             f"{first.target_view}, found {second.kind} of view {second.target_view}"
         )
-    return replace(first, target_shape=second.pretrain_shape, target_view=second.pretrain_view)
+    return replace(
+        first,
+        target_shape=second.pretrain_shape,
+        target_view=second.pretrain_view,
+        parts=tuple(map(_compose, first.parts, second.parts)),
+    )
 
 
 def _unchanged(state_map: StateMap) -> StateMap:
@@ -135,6 +140,7 @@ def _unchanged(state_map: StateMap) -> StateMap:
         state_map,
         pretrain_shape=state_map.target_shape,
         pretrain_view=state_map.target_view,
+        parts=tuple(map(_unchanged, state_map.parts)),
     )
 
 

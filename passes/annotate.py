@@ -15,6 +15,7 @@ from fxscale.passes.axes import (
     Annotation,
     Axis,
     ComputedWeight,
+    Concatenation,
     ConvSite,
     Dim,
     Dims,
@@ -32,7 +33,9 @@ from fxscale.passes.axes import (
     Statistics,
     Substitution,
     Window,
+    fixed_dim,
     is_spatial,
+    map_axes,
     target_length,
 )
 from fxscale.passes.literals import substitute_literals
@@ -89,6 +92,7 @@ class Annotator:
         self.convs: list[ConvSite] = []
         self.linears: list[LinearSite] = []
         self.features: dict[str, FeatureEntry] = {}
+        self._concatenations: dict[tuple[Dim | int, ...], Concatenation] = {}
         self.substitutions: list[Substitution] = []
         self.resamplings: list[Resampling] = []
         self.origins: dict[fx.Node, Origin] = {}
@@ -278,6 +282,13 @@ class Annotator:
         """Whether a node reads a parameter or a buffer, not a constant of the trace."""
         return node.op == "get_attr" and str(node.target) in self._state
 
+    def measures_a_map(self, node: fx.Node) -> bool:
+        """Whether a plain value was computed from the length of a spatial axis."""
+        if carries_size(self.annotations.get(node)):
+            return True
+        plain = next(tensors_in(node.meta[VALUE]), None) is None
+        return plain and any(map(self.measures_a_map, node.all_input_nodes))
+
     def axis(self, target: int, *, spatial: bool) -> Axis:
         return Axis(target, spatial)
 
@@ -288,6 +299,7 @@ class Annotator:
         if all(arguments.get(name, plain) == plain for name, plain in _POINTWISE.items()):
             return source
         self._refuse_kernel(fields["node"], source)
+        self._require_map(fields["node"], source)
         target = window_length(source.target, **arguments)
         out = self.axis(target, spatial=True)
         self.events.append(Window(out=out, **fields))
@@ -304,6 +316,7 @@ class Annotator:
         pool: bool = False,
     ) -> Axis:
         self._refuse_kernel(node, source)
+        self._require_map(node, source)
         out = self.axis(target, spatial=True)
         self.events.append(Refit(node, source, out, scale, pool))
         self.parts.derive(source, out)
@@ -331,6 +344,32 @@ class Annotator:
                 f"{node.name!r} changes a kernel's size, or joins kernels of different layers",
                 remedy="name the layer in keep, which leaves its kernel as it is",
             )
+
+    def _require_map(self, node: fx.Node, source: Axis) -> None:
+        if isinstance(source, Concatenation):
+            raise refusal(
+                node,
+                f"{describe(node, None)} runs over maps that lie one behind the other, {source}",
+                remedy="call it on each map, then concatenate",
+            )
+
+    def concatenation(self, parts: Sequence[Dim]) -> Dim:
+        """The dimension in which these lie one behind the other; equal parts, equal axis."""
+        flat: list[Dim] = []
+        for part in parts:
+            inner = part[0] if len(part) == 1 else None
+            for piece in inner.parts if isinstance(inner, Concatenation) else (part,):
+                if flat and not is_spatial(flat[-1]) and not is_spatial(piece):
+                    flat[-1] = fixed_dim(target_length(flat[-1]) + target_length(piece))
+                else:
+                    flat.append(piece if is_spatial(piece) else fixed_dim(target_length(piece)))
+        if len(flat) < 2:
+            return flat[0] if flat else fixed_dim(0)
+        key = tuple(part if is_spatial(part) else target_length(part) for part in flat)
+        if key not in self._concatenations:
+            length = sum(map(target_length, flat))
+            self._concatenations[key] = Concatenation(length, spatial=True, parts=tuple(flat))
+        return (self._concatenations[key],)
 
     def feature(self, key: str, dims: Dims) -> None:
         """Record that a parameter or buffer is laid out over a feature map."""
@@ -401,7 +440,7 @@ def window_length(
 
 
 def fixed_dims(lengths: Sequence[int]) -> Dims:
-    return tuple(() if n == 1 else (Axis(int(n), spatial=False),) for n in lengths)
+    return tuple(map(fixed_dim, lengths))
 
 
 def fixed_shape(value: torch.Tensor) -> Shape:
@@ -430,7 +469,7 @@ def is_tensor_annotation(annotation: Annotation) -> bool:
 def spatial_axes(annotation: Annotation) -> Iterator[Axis]:
     """The spatial axes of all tensors in an annotation."""
     if isinstance(annotation, Shape):
-        yield from (axis for dim in annotation.dims for axis in dim if axis.spatial)
+        yield from (axis for dim in annotation.dims for axis in map_axes(dim))
     elif isinstance(annotation, tuple | list):
         for item in annotation:
             yield from spatial_axes(item)

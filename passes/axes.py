@@ -9,7 +9,7 @@ what the geometry pass solves for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
@@ -37,10 +37,28 @@ class Axis:
         return f"{'k' if self.kernel else '~' if self.spatial else ''}{self.target}"
 
 
+@dataclass(frozen=True, eq=False)
+class Concatenation(Axis):
+    """An axis along which dimensions lie one behind the other.
+
+    Class token and pixels, `cat([token, x.flatten(2).mT], 1)`, are `[1 + ~14 ~14]`: 1 + 14 * 14.
+    """
+
+    parts: tuple[Dim, ...] = ()
+
+    def __repr__(self) -> str:
+        return "[" + " + ".join(" ".join(map(repr, part)) or "1" for part in self.parts) + "]"
+
+
 Dim = tuple[Axis, ...]
 Dims = tuple[Dim, ...]
 Lengths = Mapping[Axis, int]
 """Length of every spatial axis in the pre-train network."""
+
+
+def fixed_dim(length: int) -> Dim:
+    """A dimension that has this length in both networks."""
+    return () if length == 1 else (Axis(int(length), spatial=False),)
 
 
 def target_length(dim: Dim) -> int:
@@ -52,7 +70,23 @@ def pretrain_length(dim: Dim, lengths: Lengths) -> int:
 
 
 def pretrain_lengths(dim: Dim, lengths: Lengths) -> tuple[int, ...]:
-    return tuple(lengths[axis] if axis.spatial else axis.target for axis in dim)
+    return tuple(_pretrain_length(axis, lengths) for axis in dim)
+
+
+def _pretrain_length(axis: Axis, lengths: Lengths) -> int:
+    if isinstance(axis, Concatenation):
+        return sum(pretrain_length(part, lengths) for part in axis.parts)
+    return lengths[axis] if axis.spatial else axis.target
+
+
+def map_axes(dim: Dim) -> Iterator[Axis]:
+    """The spatial axes of a dimension, those of concatenated parts included."""
+    for axis in dim:
+        if isinstance(axis, Concatenation):
+            for part in axis.parts:
+                yield from map_axes(part)
+        elif axis.spatial:
+            yield axis
 
 
 def is_spatial(dim: Dim) -> bool:

@@ -45,8 +45,13 @@ class InputSpec:
             remedy="pass example_inputs with at least one image batch",
         )
 
-    def fake(self, mode: FakeTensorMode, resize: Callable[[Size], Size]) -> dict[str, Any]:
-        """Fake tensors for every argument, each image at `resize(its own size)`."""
+    def fake(
+        self, mode: FakeTensorMode, resize: Callable[[Size], Size], batch: int = BATCH
+    ) -> dict[str, Any]:
+        """Fake tensors for every argument, each image at `resize(its own size)`.
+
+        With another `batch`, whatever has as many rows as the images gets that many.
+        """
         inputs: dict[str, Any] = {}
         with mode:
             for name in self.arguments:
@@ -55,6 +60,8 @@ class InputSpec:
                     shape = tuple(value.shape)
                     if self.is_image(name):
                         shape = (*shape[:2], *resize(shape[2:]))
+                    if shape[:1] == (BATCH,):
+                        shape = (batch, *shape[1:])
                     value = torch.empty(shape, dtype=value.dtype, device=value.device)
                 inputs[name] = value
         return inputs

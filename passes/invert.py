@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import nn
 
 from fxscale.errors import UnsupportedModelError
-from fxscale.passes.axes import AnnotatedNetwork, ComputedWeight, Lengths, pretrain_lengths
+from fxscale.passes.axes import (
+    AnnotatedNetwork,
+    ComputedWeight,
+    Concatenation,
+    Dim,
+    Lengths,
+    fixed_dim,
+    pretrain_length,
+    pretrain_lengths,
+    target_length,
+)
 from fxscale.passes.sites import Sites, check_interfaces
 from fxscale.plan import StateMap
 
@@ -80,16 +91,36 @@ def _used(
         yield StateMap(convolution.weight, "kernel", small, shape, small, shape)
     for interface in sites.interfaces:
         shape = tuple(tensors[interface.weight].shape)
-        target = (shape[0], *(axis.target for axis in interface.dim))
-        small = (shape[0], *pretrain_lengths(interface.dim, lengths))
-        flat: tuple[int, ...] = (shape[0], _product(small[1:]))
-        yield StateMap(interface.weight, "interface", flat, shape, small, target)
+        dims = (fixed_dim(shape[0]), interface.dim)
+        yield _laid_out(interface.weight, "interface", dims, lengths)
     for feature in network.features:
-        shape = tuple(tensors[feature.key].shape)
-        target = tuple(axis.target for dim in feature.dims for axis in dim)
-        small = tuple(n for dim in feature.dims for n in pretrain_lengths(dim, lengths))
-        flat = tuple(_product(pretrain_lengths(dim, lengths)) for dim in feature.dims)
-        yield StateMap(feature.key, "feature", flat, shape, small, target)
+        yield _laid_out(feature.key, "feature", feature.dims, lengths)
+
+
+def _laid_out(
+    key: str, kind: Literal["interface", "feature"], dims: Sequence[Dim], lengths: Lengths
+) -> StateMap:
+    """The map of an entry whose dimensions are made of these axes, part by part."""
+    axes = tuple(axis for dim in dims for axis in dim)
+    parts: tuple[StateMap, ...] = ()
+    place = next((i for i, axis in enumerate(axes) if isinstance(axis, Concatenation)), 0)
+    concatenation = axes[place] if axes else None
+    if isinstance(concatenation, Concatenation):
+        singles = [(axis,) for axis in axes]
+        parts = tuple(
+            _laid_out(key, kind, (*singles[:place], part, *singles[place + 1 :]), lengths)
+            for part in concatenation.parts
+        )
+    return StateMap(
+        key=key,
+        kind=kind,
+        pretrain_shape=tuple(pretrain_length(dim, lengths) for dim in dims),
+        target_shape=tuple(target_length(dim) for dim in dims),
+        pretrain_view=pretrain_lengths(axes, lengths),
+        target_view=tuple(axis.target for axis in axes),
+        parts=parts,
+        parts_axis=place,
+    )
 
 
 def _computed(

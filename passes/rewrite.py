@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -193,6 +194,8 @@ def _evaluate(value: Any, lengths: Lengths) -> Any:
         return pretrain_length(value, lengths)
     if isinstance(value, tuple | list):
         return tuple(_evaluate(item, lengths) for item in value)
+    if isinstance(value, slice):
+        return slice(*(_evaluate(n, lengths) for n in (value.start, value.stop, value.step)))
     return value
 
 
@@ -217,6 +220,9 @@ def _replace_pads(root: nn.Module, geometry: Geometry) -> None:
         if window.adjustable == "pad":
             by_node.setdefault(window.node, {})[window.position] = window
     for node, windows in by_node.items():
+        if node.target is operator.getitem:
+            _replace_crop(node, {i: geometry.paddings[w] for i, w in windows.items()})
+            continue
         module: Any = root.get_submodule(str(node.target)) if node.op == "call_module" else None
         old: Any = module.padding if module is not None else _pad_argument(node)
         amounts = list(old)
@@ -230,6 +236,15 @@ def _replace_pads(root: nn.Module, geometry: Geometry) -> None:
             module.padding = tuple(amounts)
         else:
             set_argument(node, "pad", tuple(amounts))
+
+
+def _replace_crop(node: fx.Node, margins: Mapping[int, tuple[int, int]]) -> None:
+    """Slices whose margins were solved for; they stand at these places of the index."""
+    source, index = node.args
+    items: list[Any] = list(index) if isinstance(index, tuple) else [index]
+    for place, (before, after) in margins.items():
+        items[place] = slice(-before or None, after or None)
+    node.args = (source, tuple(items))
 
 
 def _pad_argument(node: fx.Node) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx
@@ -11,9 +11,13 @@ from fxscale.fingerprint import fingerprint_of_shapes
 from fxscale.passes.axes import (
     AnnotatedNetwork,
     Axis,
+    Concatenation,
     ConvSite,
+    Dim,
     LinearSite,
     Shape,
+    is_spatial,
+    map_axes,
     pretrain_length,
     target_length,
 )
@@ -65,7 +69,7 @@ def summarise(
         convs=tuple(
             _conv(c, kernels[c.weight], geometry, paddings, trained) for c in sites.convolutions
         ),
-        interfaces=tuple(_interface(site, geometry) for site in sites.interfaces),
+        interfaces=tuple(p for site in sites.interfaces for p in _interfaces(site, geometry)),
         feature_maps=tuple(_feature_maps(network, geometry)),
         pad_operators=pad_operators(geometry, paddings),
         dense_macs=_dense_macs([s for s in sites.linears if s.node in trained], geometry),
@@ -120,17 +124,28 @@ def _call(call: ConvSite, geometry: Geometry, paddings: Paddings) -> ConvCall:
     )
 
 
-def _interface(site: LinearSite, geometry: Geometry) -> InterfacePlan:
-    spatial = [axis for axis in site.dim if axis.spatial]
-    fixed = [axis for axis in site.dim if not axis.spatial]
-    return InterfacePlan(
-        name=site.name,
-        weight=site.weight,
-        channels=target_length(tuple(fixed)),
-        out_features=site.out_features,
-        target_size=tuple(axis.target for axis in spatial),
-        pretrain_size=tuple(geometry.lengths[axis] for axis in spatial),
-    )
+def _interfaces(site: LinearSite, geometry: Geometry) -> Iterator[InterfacePlan]:
+    """One plan a feature map: a linear layer over concatenated maps reads several."""
+    maps = [dim for dim in _in_parts(site.dim) if is_spatial(dim)]
+    for index, dim in enumerate(maps):
+        spatial = [axis for axis in dim if axis.spatial]
+        yield InterfacePlan(
+            name=site.name if len(maps) == 1 else f"{site.name} (map {index + 1})",
+            weight=site.weight,
+            channels=target_length(tuple(axis for axis in dim if not axis.spatial)),
+            out_features=site.out_features,
+            target_size=tuple(axis.target for axis in spatial),
+            pretrain_size=tuple(geometry.lengths[axis] for axis in spatial),
+        )
+
+
+def _in_parts(dim: Dim) -> Iterator[Dim]:
+    for index, axis in enumerate(dim):
+        if isinstance(axis, Concatenation):
+            for part in axis.parts:
+                yield from _in_parts((*dim[:index], *part, *dim[index + 1 :]))
+            return
+    yield dim
 
 
 def _dense_macs(linears: Sequence[LinearSite], geometry: Geometry) -> tuple[int, int]:
@@ -153,7 +168,7 @@ def _feature_maps(network: AnnotatedNetwork, geometry: Geometry) -> list[Feature
     for node, annotation in network.annotations.items():
         if not isinstance(annotation, Shape):
             continue
-        axes = [a for dim in annotation.dims for a in dim if a.spatial and not a.kernel]
+        axes = [a for dim in annotation.dims for a in map_axes(dim) if not a.kernel]
         if axes and not seen.issuperset(axes):
             maps[node] = axes
             seen.update(axes)

@@ -16,7 +16,7 @@ import inspect
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 from fxscale.errors import FxscaleError, UnsupportedModelError
 from fxscale.passes.inputs import InputSpec
+from fxscale.passes.python_names import answering_for_values
 from fxscale.passes.refusal import failing_line, module_path
 from fxscale.passes.tracer import (
     VALUE,
@@ -185,7 +186,7 @@ def _constant_placeholders(constants: Mapping[str, Any]) -> dict[str, Any]:
 
 def _trace_mode(tracer: ValueTracer, model: nn.Module, constants: dict[str, Any]) -> fx.Graph:
     try:
-        with refusing_custom_functions():
+        with refusing_custom_functions(), answering_for_values(model, lambda p: p.node.meta[VALUE]):
             graph = tracer.trace(model, concrete_args=constants or None)
         return _without_constants(graph, model)
     except FxscaleError:
@@ -257,7 +258,7 @@ def _merge(
             train_order.append(train_flags[new])
         train_order.append(new)
     kept = [
-        Decision(moved[mode][decision.node], decision.value)
+        replace(decision, node=moved[mode][decision.node])
         for mode in (TRAIN, EVAL)
         for decision in decisions[mode]
         if decision.node in moved[mode]

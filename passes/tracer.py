@@ -3,7 +3,13 @@
 Every proxy carries the fake tensor (or the plain Python value) that its node computes at the
 target size, so that control flow over shapes, `len`, `range`, `int` and asserts resolve while
 sizes stay symbolic in the graph. Each decision that the trace took from a value is kept as a
-`Decision`; the verify pass checks that the pre-train network would decide the same.
+`Decision`:
+
+1. the outcome of a comparison (`if x.shape[-1] > 7`, `assert h == 224`) is part of the target's
+   architecture: the constant belongs to the target's size and scales with it, so the pre-train
+   network takes the same branch;
+2. a number that Python took (`range(h)`, `int(h / 2)`) is baked into the graph; the verify pass
+   checks that it is the same in the pre-train network.
 """
 
 from __future__ import annotations
@@ -37,10 +43,14 @@ _INPLACE = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "ia
 
 @dataclass(frozen=True)
 class Decision:
-    """A Python value that the trace took out of a node, such as the outcome of an `if`."""
+    """A Python value that the trace took out of a node, such as the outcome of an `if`.
+
+    `read` takes it from the node's value.
+    """
 
     node: fx.Node
     value: bool | int | float
+    read: Callable[[Any], Any]
 
 
 def class_name(cls: type) -> str:
@@ -65,7 +75,7 @@ class ValueProxy(fx.Proxy):
         return ValueAttribute(self, name)
 
     def __len__(self) -> int:
-        return len(self.value)
+        return self.tracer.count(self.node)
 
     def __int__(self) -> int:
         return int(self.tracer.decide(self.node, int))
@@ -80,6 +90,12 @@ class ValueProxy(fx.Proxy):
     def __contains__(self, item: object) -> bool:
         return self.tracer.decide_contains(self, item)
 
+    def __format__(self, spec: str) -> str:
+        return format(repr(self) if isinstance(self.value, torch.Tensor) else self.value, spec)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
 
 def _inplace(name: str) -> Callable[[ValueProxy, Any], Any]:
     function = getattr(operator, name)
@@ -88,6 +104,18 @@ def _inplace(name: str) -> Callable[[ValueProxy, Any], Any]:
         return self.tracer.create_proxy("call_function", function, (self, other), {})
 
     return method
+
+
+def _function(function: Callable[..., Any]) -> Callable[..., Any]:
+    def method(self: ValueProxy, *others: Any) -> Any:
+        return self.tracer.create_proxy("call_function", function, (self, *others), {})
+
+    return method
+
+
+# fx knows the operators, not the built-in functions that numbers answer.
+for _builtin in (abs, round, divmod):
+    setattr(ValueProxy, f"__{_builtin.__name__}__", _function(_builtin))
 
 
 # fx falls back to the out-of-place operator, which computes the same but loses aliasing and
@@ -228,8 +256,14 @@ class ValueTracer(fx.Tracer):
                 remedy="take the decision out of forward, for instance with torch.where",
             )
         result = convert(value)
-        self.decisions.append(Decision(node, result))
+        self.decisions.append(Decision(node, result, convert))
         return result
+
+    def count(self, node: fx.Node) -> int:
+        length = len(node.meta[VALUE])
+        if isinstance(node.meta[VALUE], torch.Tensor):  # its first axis may be the batch
+            self.decisions.append(Decision(node, length, len))
+        return length
 
     def decide_index(self, node: fx.Node, instruction: Instruction) -> int:
         if instruction != self._instruction:
@@ -249,13 +283,9 @@ class ValueTracer(fx.Tracer):
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         value = obj.node.meta[VALUE]
-        if isinstance(value, torch.Tensor):
-            length = value.shape[0]
-        elif isinstance(value, Sequence):
-            length = len(value)
-        else:
+        if not isinstance(value, torch.Tensor | Sequence):
             return iter(value)
-        return iter([operator.getitem(obj, i) for i in range(length)])
+        return iter([operator.getitem(obj, i) for i in range(self.count(obj.node))])
 
     def keys(self, obj: fx.Proxy) -> Any:
         value = obj.node.meta[VALUE]

@@ -1,12 +1,14 @@
 """Pass 10, verify: run the pre-train network on fake tensors and compare it with what was planned.
 
 1. Every tensor has the shape that the solved axes predict.
-2. Every decision that the trace took from a size (`if x.shape[-1] > 7`) comes out the same.
+2. Every number that Python took from a size (`range(h)`) is the same, for any batch.
 3. The state has exactly the keys and shapes that the inverse expects.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,13 +16,21 @@ from torch import fx
 
 from fxscale.errors import FxscaleError, UnsupportedModelError
 from fxscale.passes.axes import AnnotatedNetwork, Lengths, SelfSized, Shape, pretrain_length
+from fxscale.passes.inputs import BATCH
 from fxscale.passes.refusal import refusal
 from fxscale.passes.trace import TracedNetwork
-from fxscale.passes.tracer import VALUE, evaluate_node, first_line, quiet_failures
+from fxscale.passes.tracer import (
+    VALUE,
+    Decision,
+    evaluate_node,
+    first_line,
+    quiet_failures,
+)
 from fxscale.plan import Size
 from fxscale.pretrain_network import PretrainNetwork
 
 PRETRAIN_VALUE = "fxscale_pretrain_value"
+LARGER_BATCH_VALUE = "fxscale_larger_batch_value"
 _REMEDY = "try another input_size, name the layers concerned in keep, or register a handler"
 
 
@@ -35,8 +45,10 @@ def verify(
 
     `resize` maps the target's image size to the pre-train network's.
     """
-    _run(small, traced, network, lengths, resize)
-    _check_decisions(traced)
+    inputs = traced.inputs.fake(traced.fake_mode, resize)
+    for node in _run(small, traced, inputs, PRETRAIN_VALUE):
+        _check_shapes(node, network.annotations.get(node), lengths)
+    _check_numbers(small, traced, resize)
     _check_state(small)
     for graph in (small.graph, small._eval_graph):
         if graph is not None:
@@ -44,20 +56,16 @@ def verify(
 
 
 def _run(
-    small: PretrainNetwork,
-    traced: TracedNetwork,
-    network: AnnotatedNetwork,
-    lengths: Lengths,
-    resize: Any,
-) -> None:
-    inputs = traced.inputs.fake(traced.fake_mode, resize)
+    small: PretrainNetwork, traced: TracedNetwork, inputs: Mapping[str, Any], key: str
+) -> Iterator[fx.Node]:
+    """Compute every node's value under `meta[key]`; yields those that compute something."""
     for node in traced.graph.nodes:
         if node.op == "placeholder":
-            node.meta[PRETRAIN_VALUE] = inputs.get(str(node.target), node.meta[VALUE])
+            node.meta[key] = inputs.get(str(node.target), node.meta[VALUE])
             continue
         try:
             with traced.fake_mode, quiet_failures():
-                node.meta[PRETRAIN_VALUE] = evaluate_node(node, small, PRETRAIN_VALUE)
+                node.meta[key] = evaluate_node(node, small, key)
         except FxscaleError:
             raise
         except Exception as error:
@@ -65,7 +73,7 @@ def _run(
                 node, f"{node.name!r} fails in the pre-train network: {first_line(error)}"
             ) from error
         if node.op != "get_attr":  # the state's shapes are checked on their own
-            _check_shapes(node, network.annotations.get(node), lengths)
+            yield node
 
 
 def _check_shapes(node: fx.Node, annotation: Any, lengths: Lengths) -> None:
@@ -87,16 +95,26 @@ def _check_shapes(node: fx.Node, annotation: Any, lengths: Lengths) -> None:
             )
 
 
-def _check_decisions(traced: TracedNetwork) -> None:
-    for decision in traced.decisions:
-        value = decision.node.meta[PRETRAIN_VALUE]
-        found = type(decision.value)(value)
-        if found != decision.value:
-            raise _unsupported(
-                decision.node,
-                f"Python code in forward depends on a size: {decision.node.name!r} is "
-                f"{decision.value} at the target size and {found} at the pre-train size",
-            )
+def _check_numbers(small: PretrainNetwork, traced: TracedNetwork, resize: Any) -> None:
+    """Numbers that Python took are constants of the graph: no size, no batch may change them."""
+    numbers = [d for d in traced.decisions if not isinstance(d.value, bool)]
+    for decision in numbers:
+        _check_number(decision, PRETRAIN_VALUE, "the pre-train size")
+    if numbers:
+        inputs = traced.inputs.fake(traced.fake_mode, resize, batch=BATCH + 1)
+        deque(_run(small, traced, inputs, LARGER_BATCH_VALUE), maxlen=0)
+        for decision in numbers:
+            _check_number(decision, LARGER_BATCH_VALUE, "another batch size")
+
+
+def _check_number(decision: Decision, key: str, where: str) -> None:
+    found = decision.read(decision.node.meta[key])
+    if found != decision.value:
+        raise _unsupported(
+            decision.node,
+            f"Python code in forward took a number from a size: {decision.node.name!r} is "
+            f"{decision.value} at the target size and {found} at {where}",
+        )
 
 
 def _check_state(small: PretrainNetwork) -> None:

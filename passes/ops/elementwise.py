@@ -138,6 +138,9 @@ _METHODS = (
     ".sqrt_",
     ".abs_",
 )
+_LIKE = tuple(
+    getattr(torch, f"{name}_like") for name in ("empty", "full", "ones", "rand", "randn", "zeros")
+)
 _TORCH_ONLY = (torch.relu_, torch.clone, torch.detach, torch.dropout, F.softmax, F.log_softmax)
 
 
@@ -150,6 +153,7 @@ _TORCH_ONLY = (torch.relu_, torch.clone, torch.detach, torch.dropout, F.softmax,
     *(f".{name}" for name in _NAMES),
     *_METHODS,
     *_TORCH_ONLY,
+    *_LIKE,
 )
 def keep_shape(call: Call) -> Annotation:
     return call.annotation("input")

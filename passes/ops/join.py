@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import fx
@@ -15,6 +16,7 @@ from torch import fx
 from fxscale.passes.axes import (
     Annotation,
     Axis,
+    Concatenation,
     Dim,
     Extent,
     Operand,
@@ -100,9 +102,7 @@ def meet(
     spatial = [entry for entry in long if is_spatial(entry[2])]
     if not spatial:
         return long[0][2]
-    layout = [[axis.spatial for axis in dim] for _, _, dim in spatial]
-    lengths = [[axis.target for axis in dim] for _, _, dim in spatial]
-    if any(row != layout[0] for row in layout) or any(row != lengths[0] for row in lengths):
+    if len({_layout(dim) for _, _, dim in spatial}) > 1:
         raise call.refuse(
             "tensors meet whose dimensions are made of different axes",
             "flatten both in the same order, or add them before flattening",
@@ -112,20 +112,36 @@ def meet(
             "a spatial axis meets one that does not scale",
             "compute both operands from feature maps of the same size",
         )
-    if len(layout[0]) == 1:
-        operands = [Operand(node, index, dim[0]) for node, index, dim in spatial]
+    first = spatial[0][2]
+    if len(first) == 1 and not isinstance(first[0], Concatenation):
+        operands = [
+            Operand(node, index if adaptable else None, dim[0]) for node, index, dim in spatial
+        ]
         return (call.annotator.join(call.node, operands),)
-    # Flattened maps: their axes meet one by one, where no operator could pad them.
-    columns = zip(*(dim for _, _, dim in spatial), strict=True)
-    nodes = [node for node, _, _ in spatial]
+    return _meet_inside(call, [(node, dim) for node, _, dim in spatial])
+
+
+def _layout(dim: Dim) -> tuple[Any, ...]:
     return tuple(
-        call.annotator.join(
-            call.node, [Operand(n, None, axis) for n, axis in zip(nodes, column, strict=True)]
-        )
-        if column[0].spatial
-        else column[0]
-        for column in columns
+        (axis.target, axis.spatial, *map(_layout, getattr(axis, "parts", ()))) for axis in dim
     )
+
+
+def _meet_inside(call: Call, dims: Sequence[tuple[fx.Node, Dim]]) -> Dim:
+    """Flattened or concatenated maps meet, axis by axis; none of them can be padded any more."""
+    out: list[Axis] = []
+    for index, axis in enumerate(dims[0][1]):
+        column = [(node, dim[index]) for node, dim in dims]
+        if isinstance(axis, Concatenation):
+            rows = [[(node, part) for part in other.parts] for node, other in column]  # type: ignore[attr-defined]  # the layouts agree
+            parts = [_meet_inside(call, entries) for entries in zip(*rows, strict=True)]
+            out += call.annotator.concatenation(parts)
+        elif axis.spatial:
+            operands = [Operand(node, None, other) for node, other in column]
+            out.append(call.annotator.join(call.node, operands))
+        else:
+            out.append(axis)
+    return tuple(out)
 
 
 @handles(torch.cat, torch.concat, torch.concatenate, params="tensors dim")
@@ -139,12 +155,8 @@ def concatenate(call: Call) -> Annotation:
         ]
         if index != dim:
             result.append(meet(call, present))
-        elif any(is_spatial(entry[2]) for entry in present):
-            raise call.refuse(
-                "concatenation along a spatial dimension", "concatenate along channels"
-            )
         else:
-            result.append((Axis(call.result.shape[dim], spatial=False),))
+            result.append(call.annotator.concatenation([entry[2] for entry in present]))
     return Shape(tuple(result))
 
 

@@ -196,6 +196,11 @@ def transpose(call: Call) -> Annotation:
     return Shape(tuple(dims))
 
 
+@handles(torch.flip, ".flip", params="input *dims")
+def flip(call: Call) -> Annotation:
+    return call.annotation("input")
+
+
 @handles(torch.unsqueeze, ".unsqueeze", params="input dim")
 def unsqueeze(call: Call) -> Annotation:
     dims = list(call.dims())

@@ -5,9 +5,11 @@ from __future__ import annotations
 import operator
 
 import torch
+from torch import fx
 
 from fxscale.passes.axes import Annotation, Extent, Shape, is_spatial
 from fxscale.passes.ops.registry import Call, handles
+from fxscale.passes.tracer import VALUE
 
 
 @handles(getattr, params="input name")
@@ -59,9 +61,17 @@ def fill(call: Call) -> Annotation:
 
 @handles(torch._assert, params="condition message")
 def assertion(call: Call) -> Annotation:
-    if not isinstance(call.value("condition"), torch.Tensor):
-        # It held for the target's sizes, and verify holds the pre-train network to its own.
-        call.annotator.substitute(call.node, True, argument=call.place("condition"))
+    """An assertion over sizes holds by construction: the verify pass has checked every size.
+
+    It stays where it compares a length, which scales on both sides (`h == 224`), and where it
+    compares sizes with each other; any other, such as `h % 32 == 0`, is about the target alone.
+    """
+    condition = call.raw("condition")
+    if isinstance(condition, fx.Node) and not isinstance(condition.meta[VALUE], torch.Tensor):
+        resized = any(s.node is condition for s in call.annotator.substitutions)
+        constant = any(not isinstance(argument, fx.Node) for argument in condition.args)
+        if constant and not resized and call.annotator.measures_a_map(condition):
+            call.annotator.substitute(call.node, True, argument=call.place("condition"))
     return None
 
 
@@ -71,4 +81,14 @@ def comparison(call: Call) -> Annotation:
         from fxscale.passes.ops.join import broadcast
 
         return broadcast(call, ("a", "b"))
+    if call.node.target is operator.eq and call.result:
+        _scale_constant(call)
     return None
+
+
+def _scale_constant(call: Call) -> None:
+    """`h == 224`: the constant is the length of the same axis, in either network."""
+    for extent, constant in (("a", "b"), ("b", "a")):
+        found = call.annotation(extent)
+        if isinstance(found, Extent) and is_spatial(found.dim) and type(call.raw(constant)) is int:
+            call.annotator.substitute(call.node, found.dim, argument=call.place(constant))

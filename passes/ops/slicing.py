@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import operator
+from itertools import accumulate
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
 
 from fxscale.passes.axes import (
     Annotation,
     Axis,
+    Concatenation,
     Dim,
     Dims,
     Extent,
     Lengths,
     Shape,
+    fixed_dim,
     is_spatial,
     pretrain_length,
     target_length,
@@ -30,38 +33,50 @@ def getitem(call: Call) -> Annotation:
     if isinstance(source, tuple | list | dict):
         return source[index]
     if isinstance(source, Shape):
-        raw = call.raw("index")
-        index = index if isinstance(index, tuple) else (index,)
-        return _index(call, source.dims, index, raw if isinstance(raw, tuple) else (raw,))
+        return _index(call, source.dims, index if isinstance(index, tuple) else (index,))
     return None
 
 
-def _index(call: Call, dims: Dims, index: tuple[Any, ...], raw: tuple[Any, ...]) -> Annotation:
+@handles(operator.setitem, params="input index value")
+def setitem(call: Call) -> Annotation:
+    """Writes into a part of a tensor; the tensor itself keeps its axes."""
+    index = call.value("index")
+    region = _index(call, call.dims(), index if isinstance(index, tuple) else (index,))
+    value = call.annotation("value")
+    if isinstance(value, Shape):
+        pairs = zip(reversed(region.dims), reversed(value.dims), strict=False)
+        if any(is_spatial(into) and part not in (into, ()) for into, part in pairs):
+            raise call.refuse(
+                "writes one feature map into another of its own origin",
+                "compute the parts and concatenate them, or add them",
+            )
+    return None
+
+
+def _index(call: Call, dims: Dims, index: tuple[Any, ...]) -> Shape:
     used = sum(1 for item in index if item is not None and item is not Ellipsis)
+    raw = call.raw("index")
+    items = list(raw) if isinstance(raw, tuple) else [raw]
     out: list[Dim] = []
     remaining = list(dims)
-    position = 0
-    for item, computed in zip(index, raw, strict=True):
+    for place, item in enumerate(index):
         if item is None:
             out.append(())
         elif item is Ellipsis:
             skip = len(dims) - used
             out += remaining[:skip]
-            remaining, position = remaining[skip:], position + skip
+            remaining = remaining[skip:]
+        elif isinstance(item, slice):
+            dim, items[place] = _slice(call, remaining.pop(0), item, items[place], place)
+            out.append(dim)
+        elif isinstance(item, int):
+            items[place] = _pick(call, remaining.pop(0), item, items[place])
+        elif isinstance(item, list) and not is_spatial(remaining.pop(0)):
+            out.append(fixed_dim(len(item)))
         else:
-            dim = remaining.pop(0)
-            if isinstance(item, slice):
-                known = _up_to(call, dim, computed)
-                out.append(_slice(call, dim, item, position) if known is None else known)
-            elif not isinstance(item, int):
-                raise call.refuse("indexes a tensor with a tensor", "use slices")
-            elif is_spatial(dim):
-                call.annotator.parts.keep(dim)
-                raise call.refuse(
-                    "picks one pixel of a feature map by its index",
-                    "use a pool, or take the pick out of the network",
-                )
-            position += 1
+            raise call.refuse("indexes a tensor with a tensor", "use slices")
+    if not isinstance(raw, fx.Node) and items != (list(raw) if isinstance(raw, tuple) else [raw]):
+        call.annotator.substitute(call.node, tuple(items), argument=call.place("index"))
     return Shape((*out, *remaining))
 
 
@@ -70,34 +85,98 @@ def _up_to(call: Call, dim: Dim, item: Any) -> Dim | None:
     if not isinstance(item, slice) or item.start not in (None, 0) or item.step not in (None, 1):
         return None
     extent = call.annotator.annotation_of(item.stop)
-    if not isinstance(extent, Extent) or not is_spatial(extent.dim) or not is_spatial(dim):
+    if not isinstance(extent, Extent) or not is_spatial(extent.dim):
         return None
-    return extent.dim if target_length(extent.dim) < target_length(dim) else dim
+    return extent.dim
 
 
-def _slice(call: Call, dim: Dim, item: slice, position: int) -> Dim:
-    if item == slice(None) or item == slice(None, None, 1):
-        return dim
+def _slice(call: Call, dim: Dim, item: slice, raw: Any, place: int) -> tuple[Dim, Any]:
+    """What a slice leaves of a dimension, and the slice to take in the pre-train network.
+
+    1. everything; 2. a part of a fixed dimension; 3. whole parts of a concatenation; 4. every
+    second pixel; 5. a crop, whose margins the geometry pass solves for.
+    """
+    length = target_length(dim)
+    start, stop, step = item.indices(length)
+    if (start, stop, step) == (0, length, 1):
+        return dim, slice(None)
     if not is_spatial(dim):
-        full = dim[0].target if len(dim) == 1 else 1
-        for axis in dim[1:]:
-            full *= axis.target
-        length = len(range(*item.indices(full)))
-        return () if length == 1 else (Axis(length, spatial=False),)
-    if len(dim) == 1 and item.start in (None, 0) and item.stop is None and item.step:
-        return (
-            call.annotator.window(
-                node=call.node,
-                source=dim[0],
-                position=position,
-                kernel_size=1,
-                stride=item.step,
-            ),
+        return fixed_dim(len(range(start, stop, step))), raw
+    axis = dim[0]
+    if len(dim) > 1 or step < 1:
+        known = _up_to(call, dim, raw)
+        if known is not None:
+            return known, raw
+        raise call.refuse("slices a flattened feature map", "slice it before it is flattened")
+    if isinstance(axis, Concatenation):
+        if step > 1:
+            raise call.refuse("takes every second token", "take the parts before concatenating")
+        between = [position(call, axis, bound) for bound in (start, stop)]
+        taken = slice(*map(_bound, (raw.start, raw.stop), between))
+        return parts_between(call, axis, start, stop), taken
+    if call.node.target is operator.setitem:
+        raise call.refuse(
+            "writes into a part of a feature map", "compute the parts and add them to the map"
         )
-    raise call.refuse(
-        "crops a feature map at indices that belong to the target's size",
-        "crop by F.pad with negative padding, or register a handler for the module",
-    )
+    fields: dict[str, Any] = {
+        "node": call.node,
+        "source": axis,
+        "position": place,
+        "kernel_size": 1,
+    }
+    margins = (-start, min(stop, length) - length)
+    if step > 1:
+        if stop < length:
+            raise call.refuse("crops a feature map and skips pixels", "crop it first")
+        return (call.annotator.window(**fields, stride=step, padding=(-start, 0)),), raw
+    return (call.annotator.window(**fields, padding=margins, adjustable="pad"),), raw
+
+
+def _bound(raw: Any, dim: Dim) -> Any:
+    """A bound that was computed is computed anew, one that counts fixed tokens stays."""
+    return dim if (isinstance(raw, int) and is_spatial(dim)) or _from_end(raw) else raw
+
+
+def _from_end(raw: Any) -> bool:
+    return isinstance(raw, int) and raw < 0
+
+
+def _pick(call: Call, dim: Dim, item: int, raw: Any) -> Any:
+    """The index of one entry, as it is in the pre-train network."""
+    if not is_spatial(dim):
+        return raw
+    if len(dim) > 1 or not isinstance(dim[0], Concatenation):
+        call.annotator.parts.keep(dim)
+        raise call.refuse(
+            "picks one pixel of a feature map by its index",
+            "use a pool, or take the pick out of the network",
+        )
+    index = item % dim[0].target
+    parts_between(call, dim[0], index, index + 1)
+    return _bound(raw, position(call, dim[0], index))
+
+
+def parts_between(call: Call, axis: Concatenation, start: int, stop: int) -> Dim:
+    """The parts of a concatenation between two indices, which may divide fixed parts only."""
+    taken: list[Dim] = []
+    end = 0
+    for part in axis.parts:
+        begin, end = end, end + target_length(part)
+        low, high = max(start, begin), min(stop, end)
+        if low >= high:
+            continue
+        if is_spatial(part) and (low, high) != (begin, end):
+            raise call.refuse(
+                f"divides the feature map inside {axis} at {start}:{stop}",
+                "take whole parts, as they were concatenated",
+            )
+        taken.append(part if is_spatial(part) else fixed_dim(high - low))
+    return call.annotator.concatenation(taken)
+
+
+def position(call: Call, axis: Concatenation, index: int) -> Dim:
+    """An index into a concatenation as the length of all that lies before it."""
+    return parts_between(call, axis, 0, index)
 
 
 @handles(torch.chunk, ".chunk", params="input chunks dim")
@@ -123,15 +202,26 @@ def unbind(call: Call) -> Annotation:
 def _parts(call: Call) -> Annotation:
     dims = call.dims()
     dim = call.value("dim", 0) % len(dims)
+    lengths = [tensor.shape[dim] for tensor in call.result]
     if is_spatial(dims[dim]):
-        call.annotator.parts.keep(dims[dim])
-        raise call.refuse("splits a feature map along a spatial axis", "split channels")
-    parts = []
-    for tensor in call.result:
-        length = tensor.shape[dim]
-        part = () if length == 1 else (Axis(length, spatial=False),)
-        parts.append(Shape((*dims[:dim], part, *dims[dim + 1 :])))
-    return tuple(parts)
+        pieces = _split_concatenation(call, dims[dim], lengths)
+    else:
+        pieces = list(map(fixed_dim, lengths))
+    return tuple(Shape((*dims[:dim], piece, *dims[dim + 1 :])) for piece in pieces)
+
+
+def _split_concatenation(call: Call, dim: Dim, lengths: list[int]) -> list[Dim]:
+    sizes = call.raw("size") if "size" in call.params else None
+    if len(dim) > 1 or not isinstance(dim[0], Concatenation) or not isinstance(sizes, list | tuple):
+        call.annotator.parts.keep(dim)
+        raise call.refuse(
+            "splits a feature map along a spatial axis", "split channels, or whole parts by sizes"
+        )
+    ends = list(accumulate(lengths, initial=0))
+    pieces = [parts_between(call, dim[0], *ends[i : i + 2]) for i in range(len(lengths))]
+    new = [p if isinstance(raw, int) else raw for raw, p in zip(sizes, pieces, strict=True)]
+    call.annotator.substitute(call.node, new, argument=call.place("size"))
+    return pieces
 
 
 @handles(

@@ -90,12 +90,9 @@ def test_an_operator_that_fails_names_its_place() -> None:
     assert "target_size" in info.value.remedy
 
 
-def test_membership_of_a_size_is_a_decision() -> None:
-    def body(m: Around, x: Tensor) -> Tensor:
-        return torch.relu(x) if 12 in x.shape else x
-
-    with pytest.raises(UnsupportedModelError, match="Python code in forward depends on a size"):
-        fxscale.downscale(Around(body), 8, target_size=12)
+def test_membership_of_a_size_is_a_branch() -> None:
+    network = traced(Around(lambda m, x: torch.relu(x) if 12 in x.shape else x))
+    assert [decision.value for decision in network.decisions] == [True]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +116,7 @@ def test_a_size_that_was_counted_before_stays_a_decision() -> None:
             x = x * 1.5
         return F.avg_pool2d(x, length)
 
-    with pytest.raises(UnsupportedModelError, match="Python code in forward depends on a size"):
+    with pytest.raises(UnsupportedModelError, match="is 12 at the target size and 9 at the pre-"):
         fxscale.downscale(Around(body), 8, target_size=12)
 
 

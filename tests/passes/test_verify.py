@@ -14,7 +14,7 @@ from fxscale.errors import UnsupportedModelError
 from fxscale.passes import pipeline
 from fxscale.passes.ops import registry
 from fxscale.passes.ops.registry import Call, handles
-from tests.passes.networks import Around
+from tests.passes.networks import Around, same_outputs
 
 
 def test_a_wrong_layer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,13 +72,23 @@ def test_a_layer_that_fails_is_named() -> None:
         registry._REGISTRY.update(known)
 
 
-def test_an_assertion_over_a_size_is_a_decision() -> None:
-    def body(m: Around, x: Tensor) -> Tensor:
-        assert x.shape[2] == 12
-        return x
-
-    with pytest.raises(UnsupportedModelError, match="Python code in forward depends on a size"):
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda m, x: torch.stack([sample.relu() for sample in x]),
+        lambda m, x: torch.stack([x[i] for i in range(len(x))]),
+        lambda m, x: x * float(x.shape[0]),
+    ],
+)
+def test_a_batch_size_taken_as_a_python_number(body: Any) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"is 2.* at the target size and 3.* at a"):
         fxscale.downscale(Around(body), 8, target_size=12)
+
+
+def test_channels_may_be_taken_as_a_python_number() -> None:
+    body: Any = lambda m, x: torch.stack([x[:, i] for i in range(x.shape[1])], 1)  # noqa: E731
+    small = fxscale.downscale(Around(body), 8, target_size=12, kernels={})
+    same_outputs(small, Around(body), torch.randn(3, 3, 8, 8))
 
 
 def test_a_size_taken_as_a_python_number() -> None:

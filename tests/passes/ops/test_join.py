@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxscale
@@ -110,7 +111,10 @@ def test_a_parameter_over_tokens_is_resized() -> None:
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
-    "spatial cat": (lambda m, x: torch.cat([x, x], 3), "concatenation along a spatial dimension"),
+    "a pool over two maps": (
+        lambda m, x: F.max_pool2d(torch.cat([x, x], 3), 2),
+        r"max_pool2d runs over maps that lie one behind the other, \[~12 \+ ~12\]",
+    ),
     "a constant map": (
         lambda m, x: x + torch.ones(2, 4, 12, 12),
         "a spatial axis meets one that does not scale",

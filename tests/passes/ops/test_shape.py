@@ -39,16 +39,54 @@ def test_a_new_tensor_of_a_spatial_size_is_refused() -> None:
         fxscale.downscale(model, 8, target_size=12)
 
 
-def test_a_branch_that_turns_out_differently_is_refused() -> None:
-    model = Around(lambda m, x: torch.relu(x) if x.shape[-1] > 10 else x)
-    with pytest.raises(UnsupportedModelError, match="Python code in forward depends on a size"):
-        fxscale.downscale(model, 8, target_size=12)
-
-
-def test_a_branch_that_turns_out_the_same() -> None:
-    body: Any = lambda m, x: torch.relu(x) if x.shape[-1] > 5 else x  # noqa: E731
+@pytest.mark.parametrize("limit", [5, 10])
+def test_the_branch_of_the_target_is_taken(limit: int) -> None:
+    body: Any = lambda m, x: torch.relu(x) if x.shape[-1] > limit else x  # noqa: E731
     small = fxscale.downscale(Around(body), 8, target_size=12, kernels={"conv": 3})
-    same_outputs(small, Around(body), torch.randn(2, 3, 8, 8))
+    by_hand = Around(lambda m, x: torch.relu(x))
+    same_outputs(small, by_hand, torch.randn(2, 3, 8, 8))
+
+
+ASSERTIONS: dict[str, Any] = {
+    "a length": lambda x: torch._assert(x.shape[2] == 12, "not 12"),
+    "a length, the other way": lambda x: torch._assert(12 == x.size(3), "not 12"),  # noqa: SIM300
+    "lengths": lambda x: torch._assert(x.shape[2:] == (12, 12), "not 12"),
+    "a multiple": lambda x: torch._assert(x.shape[2] % 6 == 0, "no multiple of 6"),
+    "an area": lambda x: torch._assert(x.shape[2] * x.shape[3] == 144, "not 144"),
+    "a limit": lambda x: torch._assert(x.shape[2] >= 9, "too small"),
+    "a square": lambda x: torch._assert(x.shape[2] == x.shape[3], "no square"),
+    "channels": lambda x: torch._assert(x.shape[1] == 4, "not 4 channels"),
+}
+
+
+@pytest.mark.parametrize("name", ASSERTIONS)
+def test_assertions_over_sizes(name: str) -> None:
+    def body(m: Around, x: torch.Tensor) -> torch.Tensor:
+        ASSERTIONS[name](x)
+        return x.relu()
+
+    small = fxscale.downscale(Around(body), 8, target_size=12, kernels={})
+    same_outputs(small, Around(lambda m, x: x.relu()), torch.randn(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize("name", ["a length", "a length, the other way", "a square"])
+def test_assertions_hold_at_the_new_size_only(name: str) -> None:
+    def body(m: Around, x: torch.Tensor) -> torch.Tensor:
+        ASSERTIONS[name](x)
+        return x.relu()
+
+    small = fxscale.downscale(Around(body), 8, target_size=12, kernels={})
+    with pytest.raises(AssertionError):
+        small(torch.randn(2, 3, 9, 10))
+
+
+def test_an_assertion_that_fails_at_the_target_size() -> None:
+    def body(m: Around, x: torch.Tensor) -> torch.Tensor:
+        torch._assert(x.shape[2] == 13, "expected 13 pixels")
+        return x
+
+    with pytest.raises(UnsupportedModelError, match="expected 13 pixels"):
+        fxscale.downscale(Around(body), 8, target_size=12)
 
 
 def test_a_transposed_matrix() -> None:

@@ -1,0 +1,89 @@
+"""Names that Python code in `forward` uses, as they must answer while it is traced.
+
+A proxy is neither a tensor nor an int, and `isinstance` cannot be taught otherwise without making
+torch's C code believe it, too. While a model is traced, the modules that define its classes see
+
+1. an `isinstance`, and a `torch.is_tensor`, that ask for the value behind a proxy;
+2. the Python source of functions that were scripted with `torch.jit.script`, which take no proxies.
+
+`torch.fx` treats `len` and the functions given to `fx.wrap` in the same way. Everything is put
+back afterwards.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils._pytree import tree_leaves
+
+_MISSING = object()
+
+
+@contextmanager
+def answering_for_values(model: nn.Module, value_of: Callable[[fx.Proxy], Any]) -> Iterator[None]:
+    """Let the code of `model`'s classes ask about the values of proxies (see the module)."""
+
+    def is_instance(thing: Any, classes: Any, /) -> bool:
+        if builtins.isinstance(thing, classes):
+            return True
+        return builtins.isinstance(thing, fx.Proxy) and builtins.isinstance(
+            value_of(thing), classes
+        )
+
+    def is_tensor(thing: Any, /) -> bool:
+        return is_instance(thing, torch.Tensor)
+
+    changed: list[tuple[dict[str, Any], str, Any]] = []
+
+    def put(namespace: dict[str, Any], name: str, value: Any) -> None:
+        changed.append((namespace, name, namespace.get(name, _MISSING)))
+        namespace[name] = value
+
+    try:
+        put(vars(torch), "is_tensor", is_tensor)
+        for namespace in _namespaces(model):
+            if "isinstance" not in namespace:
+                put(namespace, "isinstance", is_instance)
+            for name, value in list(namespace.items()):
+                if builtins.isinstance(value, torch.jit.ScriptFunction):
+                    put(namespace, name, _unscripted(value))
+        yield
+    finally:
+        for namespace, name, value in reversed(changed):
+            if value is _MISSING:
+                del namespace[name]
+            else:
+                namespace[name] = value
+
+
+def _namespaces(model: nn.Module) -> Iterator[dict[str, Any]]:
+    """The global names of the modules that define the model's classes, and of their neighbours.
+
+    Helpers live beside the classes that call them, in the same package; torch's own code and
+    this compiler's are left alone.
+    """
+    names = {cls.__module__ for module in model.modules() for cls in type(module).__mro__}
+    packages = {name.partition(".")[0] for name in names} - {"torch", "builtins", "fxscale"}
+    names = {name for name in names if not name.startswith(("torch.", "builtins"))}
+    for name, module in list(sys.modules.items()):
+        if module is not None and (name in names or name.partition(".")[0] in packages):
+            yield vars(module)
+
+
+def _unscripted(scripted: Any) -> Callable[..., Any]:
+    """The function as its author wrote it, wherever a proxy is passed to it."""
+
+    @functools.wraps(scripted)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        traced = any(builtins.isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs)))
+        # torch keeps the source function for torch.compile, which cannot enter a scripted one.
+        return (scripted._torchdynamo_inline if traced else scripted)(*args, **kwargs)
+
+    return call
