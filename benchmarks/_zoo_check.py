@@ -36,7 +36,7 @@ SIZE_TOLERANCE = 2.0
 Record = dict[str, Any]
 
 
-class Wrong(Exception):
+class WrongNetworkError(Exception):
     """A check failed: the compiled network is not what it has to be."""
 
 
@@ -123,7 +123,7 @@ def _compare_outputs(target: nn.Module, small: fxscale.PretrainNetwork, model: E
         leaves, structure = pytree.tree_flatten(_plain(large))
         others, other_structure = pytree.tree_flatten(_plain(little))
         if structure != other_structure:
-            raise Wrong(f"outputs of structure {other_structure}, expected {structure}")
+            raise WrongNetworkError(f"outputs of structure {other_structure}, expected {structure}")
         for leaf, other in zip(leaves, others, strict=True):
             if isinstance(leaf, Tensor):
                 found.append([list(leaf.shape), list(other.shape)])
@@ -138,14 +138,16 @@ def _plain(output: Any) -> Any:
 
 def _compare_shape(large: torch.Size, little: torch.Size, ratios: list[float]) -> None:
     if len(large) != len(little) or large[:1] != little[:1]:
-        raise Wrong(f"an output of shape {tuple(little)}, expected like {tuple(large)}")
+        raise WrongNetworkError(f"an output of shape {tuple(little)}, expected like {tuple(large)}")
     area = torch.tensor(ratios).prod().item()
     for n, m in zip(large[1:], little[1:], strict=True):
         likely = [n * ratio for ratio in ratios]
         near = any(abs(m - value) <= SIZE_TOLERANCE for value in likely)
         tokens = 0.7 * n * area <= m <= 1.4 * n * area
         if not (m == n or near or tokens):
-            raise Wrong(f"an output of shape {tuple(little)}, expected like {tuple(large)}")
+            raise WrongNetworkError(
+                f"an output of shape {tuple(little)}, expected like {tuple(large)}"
+            )
 
 
 def _check_shapes_of_state(target: nn.Module, small: fxscale.PretrainNetwork) -> None:
@@ -153,11 +155,13 @@ def _check_shapes_of_state(target: nn.Module, small: fxscale.PretrainNetwork) ->
     expected = {key: tuple(value.shape) for key, value in target.state_dict().items()}
     mapped = {key: m.target_shape for key, m in maps.items()}
     if mapped != expected:
-        raise Wrong(f"the plan maps other entries: {_differences(mapped, expected)}")
+        raise WrongNetworkError(f"the plan maps other entries: {_differences(mapped, expected)}")
     held = {key: tuple(value.shape) for key, value in small.state_dict().items()}
     planned = {key: m.pretrain_shape for key, m in maps.items()}
     if held != planned:
-        raise Wrong(f"the pre-train network holds other entries: {_differences(held, planned)}")
+        raise WrongNetworkError(
+            f"the pre-train network holds other entries: {_differences(held, planned)}"
+        )
 
 
 def _differences(found: dict[str, Any], expected: dict[str, Any]) -> str:
@@ -200,14 +204,14 @@ def _require_equal(first: Any, second: Any, what: str) -> None:
     leaves, structure = pytree.tree_flatten(_plain(first))
     others, other_structure = pytree.tree_flatten(_plain(second))
     if structure != other_structure:
-        raise Wrong(f"identity, {what}: {other_structure}, expected {structure}")
+        raise WrongNetworkError(f"identity, {what}: {other_structure}, expected {structure}")
     for leaf, other in zip(leaves, others, strict=True):
         if not isinstance(leaf, Tensor):
             same = leaf == other
         else:
             same = torch.equal(leaf.nan_to_num(), other.nan_to_num())
         if not same:
-            raise Wrong(f"identity, {what}: values differ")
+            raise WrongNetworkError(f"identity, {what}: values differ")
 
 
 def _check_training(target: nn.Module, model: Entry, trained: set[str]) -> None:
@@ -218,13 +222,15 @@ def _check_training(target: nn.Module, model: Entry, trained: set[str]) -> None:
     _total(small(model.example(small.plan.pretrain_size, "cpu"))).backward()
     gradients = {n: p.grad for n, p in small.named_parameters() if p.grad is not None}
     if missing := trained - gradients.keys():
-        raise Wrong(f"no gradient for {sorted(missing)[:3]} and {len(missing)} in all")
+        raise WrongNetworkError(f"no gradient for {sorted(missing)[:3]} and {len(missing)} in all")
     broken = [n for n, grad in gradients.items() if not bool(torch.isfinite(grad).all())]
     if broken:
-        raise Wrong(f"a gradient that is not finite for {broken[:3]}, {len(broken)} in all")
+        raise WrongNetworkError(
+            f"a gradient that is not finite for {broken[:3]}, {len(broken)} in all"
+        )
     result = target.load_state_dict(fxscale.upscale_state(small), strict=True)
     if result.missing_keys or result.unexpected_keys:
-        raise Wrong(f"upscale_state does not load: {result}")
+        raise WrongNetworkError(f"upscale_state does not load: {result}")
 
 
 def _total(output: Any) -> Tensor:

@@ -208,6 +208,14 @@ class FeatureMap:
 
 
 @dataclass(frozen=True)
+class ModuleVersion:
+    """The version that a module's class gives to its state, which `load_state_dict` asks for."""
+
+    path: str
+    version: int
+
+
+@dataclass(frozen=True)
 class ScalePlan:
     """What `downscale` decided for one target network and one pre-train input size.
 
@@ -230,6 +238,8 @@ class ScalePlan:
     dense_macs: tuple[int, int]
     """Multiply-accumulates per sample of all linear layers, target and pre-train."""
     state: tuple[StateMap, ...]
+    module_versions: tuple[ModuleVersion, ...] = ()
+    """Of modules whose class gives its state a version of its own."""
     version: int = PLAN_VERSION
 
     @property

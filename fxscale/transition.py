@@ -16,7 +16,7 @@ from fxscale.errors import FxscaleError, PlanMismatchError
 from fxscale.optimizer import carry_optimizer
 from fxscale.plan import ScalePlan, StateMap
 from fxscale.resample import DEFAULT_INTERPOLATION, Interpolation
-from fxscale.upscale import maps_between, plan_of, upscale_state
+from fxscale.upscale import maps_between, plan_of, upscale_state, with_versions
 from fxscale.wrappers import match_keys, process_group, unwrap
 
 
@@ -97,7 +97,7 @@ def transition(
         carried = carry_optimizer(optimizer, pretrain, target, new_optimizer, interpolation)
     first = _peeked(batches) if batches is not None and batchnorms(target) else None
 
-    network.load_state_dict({key: state[name] for key, name in names.items()})
+    network.load_state_dict(with_versions({k: state[name] for k, name in names.items()}, plan))
     written = carried.write() if carried is not None else None
     resized = sum(m.pretrain_view != m.target_view for m in maps)
     group = process_group(target) or process_group(pretrain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from math import prod
@@ -63,10 +64,19 @@ def upscale_state(
         )
     entries = check_state(plan, state, reference)
     by_key = {m.key: m for m in maps}
-    return {
+    upscaled = {
         m.key: upscale_entry(entries[m.key], m, interpolation, kernel=kernel_of(m, by_key, entries))
         for m in maps
     }
+    return with_versions(upscaled, plan)
+
+
+def with_versions(state: Mapping[str, Tensor], plan: ScalePlan) -> dict[str, Tensor]:
+    """The state with the versions that some modules ask for when they load theirs."""
+    versioned = OrderedDict(state)
+    metadata = {m.path: {"version": m.version} for m in plan.module_versions}
+    versioned._metadata = metadata  # type: ignore[attr-defined]  # as Module.state_dict does
+    return versioned
 
 
 def kernel_of(

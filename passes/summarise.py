@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import fx
+from torch import fx, nn
 
 from fxscale.fingerprint import fingerprint_of_shapes
 from fxscale.passes.axes import (
@@ -31,6 +31,7 @@ from fxscale.plan import (
     ConvPlan,
     FeatureMap,
     InterfacePlan,
+    ModuleVersion,
     ScalePlan,
     Size,
     StateMap,
@@ -74,7 +75,16 @@ def summarise(
         pad_operators=pad_operators(geometry, paddings),
         dense_macs=_dense_macs([s for s in sites.linears if s.node in trained], geometry),
         state=tuple(state),
+        module_versions=tuple(_module_versions(traced.model)),
     )
+
+
+def _module_versions(model: nn.Module) -> Iterator[ModuleVersion]:
+    """torch's own classes are left out: they read states of any version that have all entries."""
+    for path, module in model.named_modules():
+        version = getattr(module, "_version", nn.Module._version)
+        if version != nn.Module._version and not type(module).__module__.startswith("torch.nn."):
+            yield ModuleVersion(path, version)
 
 
 def pad_operators(geometry: Geometry, paddings: Paddings) -> tuple[str, ...]:

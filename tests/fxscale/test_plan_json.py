@@ -148,7 +148,7 @@ def _set(*pointer: Any) -> Any:
         (
             _set("state", 0, "kind", "kernels"),
             "at state[0].kind: expected one of 'copy', 'kernel', 'interface', 'feature', "
-            'found "kernels"',
+            "'direction', 'gain', found \"kernels\"",
         ),
         (_set("state", 0, "kind", []), "at state[0].kind: expected one of"),
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -104,6 +105,26 @@ def test_training_in_stages() -> None:
     stretched = nn.functional.interpolate(kernel, size=size, mode="bicubic")
     torch.testing.assert_close(state["features.0.weight"], gain * stretched)
     target.load_state_dict(fxscale.upscale_state(second))
+
+
+class Versioned(Net):
+    """Its state has a version that loading requires, like torchvision's MNASNet."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state: Any, prefix: str, metadata: Any, *rest: Any) -> None:
+        if metadata.get("version") != 2:
+            raise ValueError(f"version 2 expected, found {metadata.get('version')}")
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+def test_versions_of_modules_travel_with_the_state() -> None:
+    target = nn.Sequential(Versioned(2))
+    small = fxscale.downscale(target, 8, target_size=12)
+    target.load_state_dict(fxscale.upscale_state(small))
+    plan = fxscale.ScalePlan.from_json(small.plan.to_json())
+    target.load_state_dict(fxscale.upscale_state(plan, small.state_dict()))
+    fxscale.transition(small, target)
 
 
 def test_a_plan_of_another_model() -> None:
