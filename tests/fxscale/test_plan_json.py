@@ -40,7 +40,7 @@ def test_fields_with_defaults_may_be_absent() -> None:
     assert ScalePlan.from_json(_changed(lambda d: d["convs"][0].pop("transposed"))) == SAMPLE
 
 
-OPTIONAL = (".transposed", ".parts", ".parts_axis")
+OPTIONAL = (".transposed", ".parts", ".parts_axis", ".of", ".centred", "module_versions")
 
 
 @settings(max_examples=50)
