@@ -124,7 +124,10 @@ class _Run:
         self.fabric = fabric
         self.schedule = settings.schedule
         self.progress = Progress()
-        self.networks = models.networks(settings, factory, len(source.classes))
+        networks = models.networks(settings, factory, len(source.classes))
+        self.costs = models.costs(networks)
+        self.networks = dict(enumerate(networks))
+        """Of the phases that are not over yet."""
         self.stepper = Stepper(fabric, settings, len(source.classes))
         share = Share(fabric.global_rank, fabric.world_size)
         self.train_loader, self.test_loader = (
@@ -164,7 +167,7 @@ class _Run:
                 self._outlook(),
                 self.train_loader.steps,
                 self.settings.batch_size,
-                models.costs(self.networks),
+                self.costs,
             ),
             self.progress,
         )
@@ -193,6 +196,7 @@ class _Run:
         return phase
 
     def _change(self, epoch: Epoch) -> None:
+        before = self.phase.number
         self.phase, change = change_phase(
             self.phase,
             epoch.phase,
@@ -205,6 +209,7 @@ class _Run:
             test=self.test_loader,
             stepper=self.stepper,
         )
+        del self.networks[before]  # its memory is the larger network's now
         self.progress.changes.append(change)
         self.observer.change(change)
 
