@@ -322,9 +322,7 @@ class Annotator:
         self.parts.derive(source, out)
         return out
 
-    def join(
-        self, node: fx.Node, operands: Sequence[Operand], *, adaptable: bool = True
-    ) -> Axis:
+    def join(self, node: fx.Node, operands: Sequence[Operand]) -> Axis:
         """Record that axes meet; the same axis on every side meets nobody."""
         distinct = {operand.axis for operand in operands}
         if len(distinct) == 1:
@@ -332,7 +330,7 @@ class Annotator:
         for axis in distinct:
             self._refuse_kernel(node, axis)
         out = self.axis(operands[0].axis.target, spatial=True)
-        self.events.append(Join(node, out, tuple(operands), adaptable))
+        self.events.append(Join(node, out, tuple(operands)))
         for operand in operands:
             self.parts.derive(operand.axis, out)
         return out
@@ -373,6 +371,9 @@ class Annotator:
 
     def feature(self, key: str, dims: Dims) -> None:
         """Record that a parameter or buffer is laid out over a feature map."""
+        for dim in dims:
+            if not all(axis.spatial for axis in dim):  # parts of an axis beside channels
+                self.parts.keep(dim)
         for axis in (axis for dim in dims for axis in dim):
             self._refuse_kernel(self._current, axis)
         self.features.setdefault(key, FeatureEntry(key, dims))

@@ -27,6 +27,7 @@ DRIFT_LIMIT = 0.25
 OVER_LIMIT_COST = 1.5
 DRIFT_COST = 0.2  # times the drift squared
 SIZE_COST = 5.0  # times the relative deviation squared
+INDIVISIBLE_COST = 1.0  # for a map as long as those that are split into windows
 LARGER_FIRST = 1e-3  # of two lengths equally far off, the larger loses no border
 OWN_PADDING = 1e-4  # of two equal solutions, the one with the target's padding
 TOLERANCE = 1.5  # pixels a length may lie off the target's times the input ratio
@@ -128,6 +129,7 @@ class ChainSolver:
         relative = (grid.length - ideal) / ideal
         off = drift(grid, self.ladder.target[axis])
         cost = SIZE_COST * relative**2 - LARGER_FIRST * relative + DRIFT_COST * off**2
+        cost += min(self.ladder.split_cost(axis, grid.length), INDIVISIBLE_COST)
         return cost + (OVER_LIMIT_COST if abs(off) > DRIFT_LIMIT + 1e-6 else 0.0)
 
     def _prune(self, axis: Axis, grown: Iterable[Candidate]) -> list[Candidate]:

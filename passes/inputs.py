@@ -78,6 +78,21 @@ def first_convolution(model: nn.Module) -> nn.modules.conv._ConvNd:
     )
 
 
+def image_channels(model: nn.Module, conv: nn.modules.conv._ConvNd) -> int:
+    """Channels of the images: those of the first convolution, unless space to depth stands before.
+
+    Where the model carries a config (timm's `pretrained_cfg`), and the convolution reads blocks of
+    `b ** rank` pixels of as many channels as the config names, the images have those.
+    """
+    config = getattr(model, "pretrained_cfg", None)
+    size = config.get("input_size") if isinstance(config, dict) else None
+    rank = len(conv.kernel_size)
+    if size is None or len(size) != rank + 1 or conv.in_channels == size[0]:
+        return conv.in_channels
+    blocks = (int(size[0]) * block**rank for block in range(2, conv.in_channels + 1))
+    return int(size[0]) if conv.in_channels in blocks else conv.in_channels
+
+
 def describe_inputs(
     model: nn.Module,
     target_size: Size | None,
@@ -92,7 +107,7 @@ def describe_inputs(
         if target_size is None:
             raise ValueError("either a target size or example inputs must be known here")
         weight = next(conv.parameters())
-        channels = conv.in_channels
+        channels = image_channels(model, conv)
         example_inputs = (
             torch.empty(
                 (BATCH, channels, *check_rank(target_size, rank, "target_size")),

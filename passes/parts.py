@@ -79,13 +79,25 @@ class Parts:
             if split is None or index:
                 continue
             group = dim[start : start + len(split.parts)]
-            if [self._places.get(a) for a in group] != [
-                (split, i) for i in range(len(split.parts))
-            ]:
+            if not self._stand_for(split, group):
                 continue
             whole = split.source if group == split.parts else self._merge(node, split, group)
             return self.merge(node, (*dim[:start], whole, *dim[start + len(group) :]))
         return dim
+
+    def _stand_for(self, split: Split, group: Dim) -> bool:
+        """Whether axes are what has become of all the parts of a split, in order.
+
+        A map of another origin may stand in for a part of its length: attention may have its
+        queries from elsewhere.
+        """
+        if len(group) != len(split.parts):
+            return False
+        return all(
+            self._places.get(axis, (split, index)) == (split, index)
+            and (axis.target, axis.spatial) == (part.target, part.spatial)
+            for index, (axis, part) in enumerate(zip(group, split.parts, strict=True))
+        )
 
     def _merge(self, node: fx.Node, split: Split, group: Dim) -> Axis:
         if group not in self._merged:

@@ -168,6 +168,7 @@ def _convolve(
             f"its input has {len(dims)} dimensions, {rank + 2} with a batch are needed",
             "call it with a batch dimension",
         )
+    call.annotator.parts.keep(dims[1])
     if is_spatial(dims[1]):
         raise call.refuse(
             "its input channels are made of spatial axes", "name the layer's module in leaf_modules"
@@ -207,9 +208,11 @@ def _convolve(
                 site=weight,
             )
             out.append((axis,))
-    inputs, outputs = shape[1] * geometry.groups, shape[0]
+    samples = _samples(dims[1], geometry.groups)
+    groups = geometry.groups // samples
+    inputs, outputs = shape[1] * groups, shape[0] // samples
     if geometry.transposed:
-        inputs, outputs = shape[0], shape[1] * geometry.groups
+        inputs, outputs = shape[0] // samples, shape[1] * groups
     call.annotator.convs.append(
         ConvSite(
             node=call.node,
@@ -218,7 +221,7 @@ def _convolve(
             operator=f"conv{'_transpose' if geometry.transposed else ''}{rank}d",
             in_channels=inputs,
             out_channels=outputs,
-            groups=geometry.groups,
+            groups=groups,
             kernel_size=kernel_size,
             stride=geometry.stride,
             padding=geometry.padding,
@@ -232,8 +235,16 @@ def _convolve(
             obstacle=computed if isinstance(computed, UnsupportedModelError) else None,
         )
     )
-    channels = () if outputs == 1 else (Axis(outputs, spatial=False),)
+    channels: Dim = () if outputs == 1 else (Axis(outputs, spatial=False),)
+    if samples > 1:
+        channels = dims[1][:1] + channels
     return Shape((dims[0], channels, *out))
+
+
+def _samples(channels: Dim, groups: int) -> int:
+    """How many samples lie in the channels, one a group or more: each has a kernel of its own."""
+    batch = channels[0].target if channels and channels[0].batch else 1
+    return batch if groups % batch == 0 else 1
 
 
 def _covers_map(axis: Axis, kernel_size: int, geometry: Geometry, position: int) -> bool:

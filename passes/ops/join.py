@@ -67,6 +67,11 @@ def masked_fill(call: Call) -> Annotation:
     return broadcast(call, ("a", "b"))
 
 
+@handles(torch.addcmul, ".addcmul", torch.addcdiv, ".addcdiv", torch.lerp, ".lerp", params="a b c")
+def combine(call: Call) -> Annotation:
+    return broadcast(call, ("a", "b", "c"))
+
+
 @handles(torch.where, params="condition a b")
 def where(call: Call) -> Annotation:
     return broadcast(call, ("condition", "a", "b"))
@@ -96,7 +101,7 @@ def meet(
 ) -> Dim:
     """One dimension of the result from the operands' dimensions (lengths are equal or 1).
 
-    No pad operator can make flattened maps equal, nor, unless `adaptable`, others.
+    Unless `adaptable`, no operator may pad or crop one of them.
     """
     long = [entry for entry in present if target_length(entry[2]) > 1] or list(present)
     spatial = [entry for entry in long if is_spatial(entry[2])]
@@ -107,7 +112,8 @@ def meet(
             "tensors meet whose dimensions are made of different axes",
             "flatten both in the same order, or add them before flattening",
         )
-    if any(entry not in spatial and not follows(call, entry[0]) for entry in long):
+    fixed = [entry for entry in long if entry not in spatial and target_length(entry[2]) > 1]
+    if any(not follows(call, entry[0]) for entry in fixed):
         raise call.refuse(
             "a spatial axis meets one that does not scale",
             "compute both operands from feature maps of the same size",
@@ -156,7 +162,12 @@ def concatenate(call: Call) -> Annotation:
         if index != dim:
             result.append(meet(call, present))
         else:
+            for entry in present:
+                if not all(axis.spatial for axis in entry[2]):
+                    call.annotator.parts.keep(entry[2])
             result.append(call.annotator.concatenation([entry[2] for entry in present]))
+    for node, shape in zip(nodes, shapes, strict=True):
+        lay_over(call, node, shape.dims, [*result[:dim], shape.dims[dim], *result[dim + 1 :]])
     return Shape(tuple(result))
 
 
@@ -168,6 +179,8 @@ def stack(call: Call) -> Annotation:
         meet(call, [(n, index, s.dims[index]) for n, s in zip(nodes, shapes, strict=True)])
         for index in range(call.result.ndim - 1)
     ]
+    for node, shape in zip(nodes, shapes, strict=True):
+        lay_over(call, node, shape.dims, result)
     result.insert(dim, (Axis(len(shapes), spatial=False),))
     return Shape(tuple(result))
 

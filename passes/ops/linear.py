@@ -33,6 +33,7 @@ def linear_function(call: Call) -> Annotation:
 
 def _linear(call: Call, name: str, weight: str, out_features: int) -> Annotation:
     *rows, dim = call.dims()
+    call.annotator.parts.keep(dim)
     site = LinearSite(call.node, name, weight, dim, out_features, tuple(rows))
     call.annotator.linears.append(site)
     if is_spatial(dim) and call.module is not None:

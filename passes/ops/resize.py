@@ -52,6 +52,26 @@ def _dynamic(extents: Annotation) -> bool:
     return any(isinstance(item, Extent) for item in items)
 
 
+@handles(nn.PixelUnshuffle, F.pixel_unshuffle, params="input downscale_factor")
+def pixel_unshuffle(call: Call) -> Annotation:
+    """Space to depth: blocks of `factor` pixels along each axis, which become channels."""
+    batch, _, *spatial = call.dims()
+    factor = (
+        call.module.downscale_factor
+        if isinstance(call.module, nn.PixelUnshuffle)
+        else call.value("downscale_factor")
+    )
+    out: list[tuple[Axis, ...]] = []
+    for dim in spatial:
+        if len(dim) != 1 or not dim[0].spatial:
+            raise call.refuse("takes apart a dimension that is not one spatial axis", "use maps")
+        lengths = (dim[0].target // factor, factor)
+        blocks, pixels = call.annotator.parts.split(call.node, dim[0], lengths, (False, True))
+        call.annotator.parts.keep((pixels,))
+        out.append((blocks,))
+    return Shape((batch, (Axis(call.result.shape[1], spatial=False),), *out))
+
+
 @handles(nn.PixelShuffle, F.pixel_shuffle, params="input upscale_factor")
 def pixel_shuffle(call: Call) -> Annotation:
     batch, _, *spatial = call.dims()

@@ -59,6 +59,21 @@ def fill(call: Call) -> Annotation:
     return call.annotation("input")
 
 
+@handles(operator.floordiv, params="a b")
+def quotient(call: Call) -> Annotation:
+    """The number of windows is a length, too: `(N H W) // (N)` is `(H W)`."""
+    from fxscale.passes.ops.join import broadcast
+
+    if isinstance(call.result, torch.Tensor):
+        return broadcast(call, ("a", "b"))
+    whole, part = call.annotation("a"), call.annotation("b")
+    if not isinstance(whole, Extent) or not isinstance(part, Extent):
+        return None  # arithmetic on sizes runs again at the pre-train size
+    if any(axis not in whole.dim for axis in part.dim):
+        return None
+    return Extent(tuple(axis for axis in whole.dim if axis not in part.dim))
+
+
 @handles(torch._assert, params="condition message")
 def assertion(call: Call) -> Annotation:
     """An assertion over sizes holds by construction: the verify pass has checked every size.
