@@ -68,22 +68,22 @@ def check(name: str) -> Record:
 def _checks(model: Entry, record: Record) -> None:
     skeleton = on_meta(model.build)
     size = parameters(skeleton)
-    record |= {"parameters": size, "convolves": convolves(skeleton), "stage": "compile"}
-    small = _compile_measured(skeleton, model, record)
-    record["stage"] = "outputs"
-    shapes = _compare_outputs(skeleton, small, model)
-    record["outputs"] = shapes
+    record |= {"parameters": size, "convolves": convolves(skeleton)}
+    torch.manual_seed(0)
+    target = model.build() if size <= IDENTITY_UP_TO else skeleton
+    record["stage"] = "compile"
+    small = _compile_measured(target, model, record)
     record["stage"] = "state"
-    _check_shapes_of_state(skeleton, small)
-    if size <= IDENTITY_UP_TO:
-        record["stage"] = "identity"
-        torch.manual_seed(0)
-        target = model.build()
-        trained = _check_identity(target, model, record)
-        if size <= REAL_UP_TO:
-            record["stage"] = "gradients"
-            _check_training(target, model, trained)
-    record["stage"] = "done"
+    _check_shapes_of_state(target, small)
+    record["stage"] = "outputs"
+    outputs = _compare_outputs(skeleton, small, model, record)
+    if target is skeleton:
+        return
+    record["stage"] = "identity"
+    trained = _check_identity(target, model, record)
+    if size <= REAL_UP_TO:
+        record["stage"] = "gradients"
+        _check_training(target, small, outputs, trained)
 
 
 def _compile_measured(target: nn.Module, model: Entry, record: Record) -> fxscale.PretrainNetwork:
@@ -120,24 +120,32 @@ def _compile(target: nn.Module, model: Entry) -> fxscale.PretrainNetwork:
         return fxscale.downscale(target, size, target_size=model.size)
 
 
-def _compare_outputs(target: nn.Module, small: fxscale.PretrainNetwork, model: Entry) -> list[Any]:
-    """Same structure; every dimension equal, or scaled like the images (or like their area)."""
+def _compare_outputs(
+    target: nn.Module, small: fxscale.PretrainNetwork, model: Entry, record: Record
+) -> Any:
+    """Same structure; every dimension equal, or scaled like the images (or like their area).
+
+    Returns the pre-train network's outputs in train mode.
+    """
     ratios = [b / a for a, b in zip(small.plan.target_size, small.plan.pretrain_size, strict=True)]
-    device = next(iter(target.parameters())).device.type
-    found: list[Any] = []
-    for training in (True, False):
+    devices = [next(iter(network.parameters())).device.type for network in (target, small)]
+    record["outputs"] = []
+    for training in (False, True):
         with torch.no_grad():
-            large = target.train(training)(model.example(model.size, device))
-            little = small.train(training)(model.example(small.plan.pretrain_size, device))
+            large = target.train(training)(model.example(model.size, devices[0]))
+        torch.manual_seed(1)
+        with torch.set_grad_enabled(training and devices[1] != "meta"):
+            images = model.example(small.plan.pretrain_size, devices[1])
+            little = small.train(training)(images)
         leaves, structure = pytree.tree_flatten(_plain(large))
         others, other_structure = pytree.tree_flatten(_plain(little))
         if structure != other_structure:
-            raise WrongNetworkError(f"outputs of structure {other_structure}, expected {structure}")
+            raise WrongNetworkError(f"outputs of {other_structure}, expected {structure}")
         for leaf, other in zip(leaves, others, strict=True):
             if isinstance(leaf, Tensor):
-                found.append([list(leaf.shape), list(other.shape)])
+                record["outputs"].append([list(leaf.shape), list(other.shape)])
                 _compare_shape(leaf.shape, other.shape, ratios)
-    return found
+    return little
 
 
 def _plain(output: Any) -> Any:
@@ -199,7 +207,7 @@ def _check_identity(target: nn.Module, model: Entry, record: Record) -> set[str]
         for network in (target, same):
             network.train(training)
             torch.manual_seed(1)
-            with torch.set_grad_enabled(training and network is target):
+            with torch.set_grad_enabled(training):  # decides which attention kernel runs
                 outputs.append(network(images))
         _require_equal(outputs[0], outputs[1], f"training={training}")
     _require_equal(target.state_dict(), same.state_dict(), "buffers after a training step")
@@ -223,20 +231,17 @@ def _require_equal(first: Any, second: Any, what: str) -> None:
             raise WrongNetworkError(f"identity, {what}: values differ")
 
 
-def _check_training(target: nn.Module, model: Entry, trained: set[str]) -> None:
+def _check_training(
+    target: nn.Module, small: fxscale.PretrainNetwork, outputs: Any, trained: set[str]
+) -> None:
     """A finite gradient for all that the target trains; then the way back, loaded strictly."""
-    small = _compile(target, model)
-    small.train()
-    torch.manual_seed(1)
-    _total(small(model.example(small.plan.pretrain_size, "cpu"))).backward()
+    _total(outputs).backward()
     gradients = {n: p.grad for n, p in small.named_parameters() if p.grad is not None}
     if missing := trained - gradients.keys():
-        raise WrongNetworkError(f"no gradient for {sorted(missing)[:3]} and {len(missing)} in all")
+        raise WrongNetworkError(f"no gradient for {len(missing)}, as {sorted(missing)[:3]}")
     broken = [n for n, grad in gradients.items() if not bool(torch.isfinite(grad).all())]
     if broken:
-        raise WrongNetworkError(
-            f"a gradient that is not finite for {broken[:3]}, {len(broken)} in all"
-        )
+        raise WrongNetworkError(f"gradients not finite: {len(broken)}, as {broken[:3]}")
     result = target.load_state_dict(fxscale.upscale_state(small), strict=True)
     if result.missing_keys or result.unexpected_keys:
         raise WrongNetworkError(f"upscale_state does not load: {result}")
