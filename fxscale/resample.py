@@ -122,12 +122,15 @@ def apply_operators(tensor: Tensor, operators: Operators, gain: float = 1.0) -> 
     """
     if not operators:
         return tensor.detach().clone()
-    precision = torch.float64 if tensor.dtype == torch.float64 else torch.float32
-    result = tensor.detach().to(precision)
+    result = tensor.detach().to(_precision(tensor))
     # Axes that shrink come first: the least work for the others.
     for axis, operator in sorted(operators.items(), key=lambda item: _growth(item[1])):
         result = _apply_along(result, axis, operator)
     return result.mul_(gain).to(tensor.dtype)
+
+
+def _precision(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def _apply_along(tensor: Tensor, axis: int, operator: Tensor) -> Tensor:
@@ -209,8 +212,8 @@ def downscale_entry(
       `"fan"` is `sqrt(product(k / k'))` times a co-isometry (`fan_operator`), so that a freshly
       initialised network keeps its fan-in variance, `var(w') * product(k') = var(w) * product(k)`,
       and every kernel its sum, which is its response to smooth images;
-      `"resample"` is the least-squares inverse of `upscale_entry` as it is by default: exact on upscaled
-      weights, and otherwise the pre-train kernel whose upscaling is closest to the given one.
+      `"resample"` is the least-squares inverse of `upscale_entry` as it is by default: exact on
+      upscaled weights, and otherwise the pre-train kernel whose upscaling is closest to the given one.
       Entries of kind `"feature"` are interpolated, amplitude untouched, under both. Entries of
       kind `"gain"` are copied under `"fan"`, so that a kernel keeps its norm.
     - `kernel`: for entries of kind `"gain"`, the target's entry `state_map.of`, and its map.
@@ -266,11 +269,12 @@ def norm_growth(
     """
 
     def norm(kernel: Tensor, view: tuple[int, ...]) -> Tensor:
-        values = kernel.detach().to(torch.float64).reshape(view)
+        values = kernel.detach().to(_precision(kernel)).reshape(view)
         over = [axis for axis, length in enumerate(gain_map.target_view) if length == 1]
         if gain_map.centred:
             values = values - values.mean(over, keepdim=True)
-        return torch.linalg.vector_norm(values, dim=over, keepdim=True)
+        result: Tensor = torch.linalg.vector_norm(values, dim=over, keepdim=True)
+        return result
 
     before, after = norm(small, small_view), norm(large, kernel_map.target_view)
     usual = torch.full_like(after, sqrt(kernel_map.gain))
@@ -278,7 +282,7 @@ def norm_growth(
 
 
 def _times(tensor: Tensor, factor: Tensor, state_map: StateMap) -> Tensor:
-    viewed = tensor.detach().to(torch.float64).reshape(state_map.target_view)
+    viewed = tensor.detach().to(_precision(tensor)).reshape(state_map.target_view)
     return (viewed * factor).reshape(state_map.target_shape).to(tensor.dtype)
 
 

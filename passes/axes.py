@@ -179,15 +179,11 @@ class Operand:
 
 @dataclass(frozen=True, eq=False)
 class Join:
-    """Axes that meet in one tensor (a sum, a concatenation) and must have one length.
-
-    `adaptable` says whether an operator may pad or crop an operand in front of it.
-    """
+    """Axes that meet in one tensor (a sum, a concatenation) and must have one length."""
 
     node: fx.Node
     out: Axis
     operands: tuple[Operand, ...]
-    adaptable: bool = True
 
 
 @dataclass(frozen=True, eq=False)

@@ -141,7 +141,7 @@ def _check_calls(convolution: Convolution) -> None:
     for call in convolution.calls[1:]:
         if call.kernel_size != convolution.first.kernel_size:
             raise UnsupportedModelError(
-                f"kernels of {convolution.first.kernel_size} and of {call.kernel_size} are computed "
+                f"kernels of {convolution.first.kernel_size} and {call.kernel_size} are computed "
                 f"from the same parameter {convolution.weight!r}",
                 node=call.node.name,
                 module=call.name,

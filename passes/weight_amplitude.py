@@ -15,7 +15,7 @@ state. For smooth kernels, resizing commutes with all that is followed here but 
 So the pre-train network multiplies its weight by `t ** (1 - degree + taps)`, and nothing where that
 is 1. If a parameter multiplies a normalised weight (a gain), the norm of the weight is the gain's
 business: the pre-train network then keeps the norm, as a fresh network's fan-in variance demands,
-by `t ** (1/2 + taps)`, and the transition corrects the gain by how the kernel's norm really changed.
+by `t ** (1/2 + taps)`, and the transition corrects the gain by how the kernel's norm changed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from fxscale.passes.axes import Axis, ComputedWeight, Dims, KernelEntry, Shape
-from fxscale.passes.ops import attention, elementwise, join, reduce, reshape, slicing
+from fxscale.passes.ops import elementwise, join, normalise, product, reduce, reshape, slicing
 from fxscale.passes.ops import weight_norm as norms
 from fxscale.passes.ops.registry import Call, Handler, lookup
 from fxscale.passes.tracer import VALUE
@@ -273,10 +273,6 @@ def _elementwise(reader: _Reader, call: Call) -> Amplitude:
         return _power(first, _POWERS[name])
     if name in _KEEPS or name in _CASTS:
         return first
-    if call.node.target is F.batch_norm:
-        return _batch_norm(reader, call)
-    if call.node.target is F.normalize:
-        return _normalised(reader, call, first)
     if isinstance(call.module, nn.Identity):
         return first
     raise call.refuse("a kernel goes through a function that is not homogeneous", REMEDY)
@@ -284,6 +280,9 @@ def _elementwise(reader: _Reader, call: Call) -> Amplitude:
 
 def _batch_norm(reader: _Reader, call: Call) -> Amplitude:
     """Standardisation: each output channel's kernel is a channel of the normalisation."""
+    if call.node.target is not F.batch_norm:
+        raise call.refuse("kernels are normalised over groups", REMEDY)
+    _first(reader, call)  # notes the kernel, whose own amplitude is lost here
     names = [
         "input",
         "running_mean",
@@ -302,10 +301,9 @@ def _batch_norm(reader: _Reader, call: Call) -> Amplitude:
     return Amplitude(gain.degree, gain.taps, gain.gains | gains, centred=True)
 
 
-def _normalised(reader: _Reader, call: Call, first: Amplitude) -> Amplitude:
-    names = ["input", "p", "dim", "eps", "out"]
-    arguments = {**dict(zip(names, call.node.args, strict=False)), **call.node.kwargs}
-    power, dim = arguments.get("p", 2.0), arguments.get("dim", 1)
+def _normalised(reader: _Reader, call: Call) -> Amplitude:
+    first = _first(reader, call)
+    power, dim = float(call.value("p", 2.0)), call.value("dim", 1)
     dims = call.dims()
     over = {d % len(dims) for d in (dim if isinstance(dim, tuple | list) else (dim,))}
     return Amplitude(0, -_share(reader, call, over) / power, centred=first.centred)
@@ -393,7 +391,8 @@ def _pad(reader: _Reader, call: Call) -> Amplitude:
 _RULES: dict[Handler, Rule] = {
     **dict.fromkeys(_VIEWS, _first),
     elementwise.keep_shape: _elementwise,
-    elementwise.normalisation_function: _elementwise,
+    elementwise.normalisation_function: _batch_norm,
+    normalise.normalise: _normalised,
     join.arithmetic: _arithmetic,
     join.negate: _first,
     reduce.reduce_mean: _mean,
@@ -403,7 +402,7 @@ _RULES: dict[Handler, Rule] = {
     reduce.reduce_norm: _norm,
     slicing.getitem: _item,
     slicing.pad: _pad,
-    attention.matrix_product: _product,
+    product.matrix_product: _product,
     norms.weight_norm: _weight_norm,
     norms.spectral_norm: _spectral_norm,
 }

@@ -19,7 +19,16 @@ import torch.nn.functional as F
 from torch import fx
 
 from fxscale.passes.axes import Axis, Dim, Dims
-from fxscale.passes.ops import attention, conv, elementwise, join, reshape, slicing, weight_norm
+from fxscale.passes.ops import (
+    conv,
+    elementwise,
+    join,
+    normalise,
+    product,
+    reshape,
+    slicing,
+    weight_norm,
+)
 from fxscale.passes.ops.registry import Call, Handler, lookup
 from fxscale.passes.trace import TracedNetwork
 from fxscale.passes.tracer import VALUE
@@ -197,6 +206,7 @@ _RULES: dict[Handler, Callable[[Call, Dims], Operands]] = {
     elementwise.keep_shape: _same,
     elementwise.identity: _same,
     elementwise.normalisation_function: _same,
+    normalise.normalise: _same,
     join.arithmetic: _broadcast,
     join.where: _broadcast,
     reshape.flatten: _regroup,
@@ -208,7 +218,7 @@ _RULES: dict[Handler, Callable[[Call, Dims], Operands]] = {
     reshape.permute: _permute,
     reshape.transpose: _transpose,
     slicing.pad: _padded,
-    attention.matrix_product: _product,
+    product.matrix_product: _product,
     weight_norm.weight_norm: _broadcast,
     weight_norm.spectral_norm: _same,
 }

@@ -55,6 +55,7 @@ LAYERS = [
         "fxscale.portable_graph",
         "fxscale.pretrain_network",  # what the passes produce
         "fxscale.resample",
+        "fxscale.spectral",
     },
     {"fxscale.errors", "fxscale.files"},
 ]

@@ -28,9 +28,7 @@ _ACTIVATIONS = (
     nn.SELU,
     nn.SiLU,
     nn.Sigmoid,
-    nn.Softmax,
     nn.Softmax2d,
-    nn.Softmin,
     nn.Softplus,
     nn.Softshrink,
     nn.Softsign,
@@ -76,7 +74,6 @@ _FUNCTIONS = (
     F.local_response_norm,
     F.logsigmoid,
     F.mish,
-    F.normalize,
     F.relu,
     F.relu6,
     F.rrelu,
@@ -110,7 +107,6 @@ _NAMES = (
     "sigmoid",
     "sign",
     "sin",
-    "softmax",
     "sqrt",
     "square",
     "tanh",
@@ -141,7 +137,7 @@ _METHODS = (
 _LIKE = tuple(
     getattr(torch, f"{name}_like") for name in ("empty", "full", "ones", "rand", "randn", "zeros")
 )
-_TORCH_ONLY = (torch.relu_, torch.clone, torch.detach, torch.dropout, F.softmax, F.log_softmax)
+_TORCH_ONLY = (torch.relu_, torch.clone, torch.detach, torch.dropout, F.log_softmax)
 
 
 @handles(

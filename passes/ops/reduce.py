@@ -86,7 +86,7 @@ def _keepdim(call: Call) -> bool:
 def _grows(call: Call, power: float) -> None:
     dims = call.dims()
     over = tuple(axis for index in sorted(reduced(call)) for axis in dims[index])
-    call.annotator.scale(call.node, over, power)
+    call.annotator.sums_over(call.node, over, power=power)
 
 
 def _reduce(call: Call, *, keep: bool) -> Annotation:

@@ -145,11 +145,13 @@ def _pick(call: Call, dim: Dim, item: int, raw: Any) -> Any:
     """The index of one entry, as it is in the pre-train network."""
     if not is_spatial(dim):
         return raw
+    if len(dim) == 1 and not isinstance(dim[0], Concatenation) and item in (0, -1):
+        return item  # the first and the last pixel are so at every size
     if len(dim) > 1 or not isinstance(dim[0], Concatenation):
         call.annotator.parts.keep(dim)
         raise call.refuse(
             "picks one pixel of a feature map by its index",
-            "use a pool, or take the pick out of the network",
+            "pick the first or the last one, use a pool, or take the pick out of the network",
         )
     index = item % dim[0].target
     parts_between(call, dim[0], index, index + 1)

@@ -73,7 +73,7 @@ def test_the_weight_is_the_formulas_times_its_factor(cls: type[nets.Computed]) -
 def smooth_kernels(small: fxscale.PretrainNetwork) -> None:
     """Make all kernels constant over their taps."""
     with torch.no_grad():
-        for name, value in small.state_dict().items():
+        for value in small.state_dict().values():
             if value.ndim == 4 and value.shape[-1] == 2:
                 value.copy_(value.mean((2, 3), keepdim=True).expand_as(value))
         for name, value in small.state_dict().items():

@@ -84,9 +84,16 @@ def softmax_over_channels(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("mix", [linear_attention, softmax_over_channels])
-def test_a_sum_over_pixels_is_refused(mix: Mix) -> None:
-    with pytest.raises(UnsupportedModelError, match="sum over the pixels of a feature map grows"):
-        fxscale.downscale(Attending(mix), 22, target_size=32)
+def test_a_sum_over_pixels_is_multiplied_by_what_the_target_has_more_of(mix: Mix) -> None:
+    small = fxscale.downscale(Attending(mix), 16, target_size=32, kernels={"conv": 3, "stem": 7})
+
+    def scaled(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return mix(q, k, v) * (256 / 64)
+
+    twin = Attending(scaled)
+    twin.load_state_dict(small.state_dict())
+    images = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(small(images), twin(images))
 
 
 def test_a_mask_over_pixels_is_refused() -> None:

@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
 
 import fxscale
 from fxscale.errors import UnsupportedModelError
@@ -241,12 +240,6 @@ def test_what_the_site_knows() -> None:
     assert tuple(axis.target for dim in site.outputs for axis in dim) == tuple(out.shape[2:])
 
 
-def test_weight_norm_is_refused() -> None:
-    model = nn.Sequential(weight_norm(nn.Conv2d(3, 4, 3)))
-    with pytest.raises(UnsupportedModelError, match=r"."):
-        fxscale.downscale(model, 8, target_size=12)
-
-
 def test_output_size_at_the_call_is_refused() -> None:
     class Sized(nn.Module):
         def __init__(self) -> None:
@@ -261,17 +254,21 @@ def test_output_size_at_the_call_is_refused() -> None:
         fxscale.downscale(Sized(), 8, target_size=12)
 
 
-def test_a_computed_weight_is_refused() -> None:
-    class Computed(nn.Module):
+def test_channels_that_hold_samples_are_counted_once() -> None:
+    class PerSample(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.conv = nn.Conv2d(3, 4, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            return F.conv2d(x, self.conv.weight * 2)
+            n, c, h, w = x.shape
+            weight = (self.conv.weight * x.mean((1, 2, 3)).view(n, 1, 1, 1, 1)).flatten(0, 1)
+            y = F.conv2d(x.reshape(1, n * c, h, w), weight, groups=n)
+            return y.view(n, 4, y.shape[2], y.shape[3]).mean((2, 3))
 
-    with pytest.raises(UnsupportedModelError, match="its weight is computed, not a parameter"):
-        fxscale.downscale(Computed(), 8, target_size=12)
+    (conv,) = fxscale.downscale(PerSample(), 8, target_size=12).plan.convs
+    assert (conv.in_channels, conv.out_channels, conv.groups) == (3, 4, 1)
+    assert conv.pretrain_kernel_size == (2, 2)
 
 
 def test_a_call_without_a_batch_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Means and maxima do not depend on the number of pixels; sums do."""
+"""Means and maxima do not depend on the number of pixels; sums and norms do."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ BODIES: dict[str, Any] = {
     "torch.mean": lambda m, x: torch.mean(x, dim=3).mean(2),
     "amax": lambda m, x: x.amax(dim=(2, 3)),
     "var": lambda m, x: x.var((2, 3), unbiased=False),
+    "var_mean": lambda m, x: torch.add(*torch.var_mean(x, dim=(2, 3))),
+    "cumsum over channels": lambda m, x: x.cumsum(1).mean((2, 3)),
+    "norm over channels": lambda m, x: x.norm(dim=1).mean((1, 2)),
     "torch.std": lambda m, x: torch.std(x, dim=(2, 3), keepdim=True),
     "sum over channels": lambda m, x: x.sum(1, keepdim=True),
     "flattened": lambda m, x: x.flatten(2).mean(-1),
@@ -31,10 +34,26 @@ def test_reductions(name: str) -> None:
     same_outputs(small, Around(BODIES[name]), torch.randn(2, 3, 8, 8))
 
 
-@pytest.mark.parametrize("body", [lambda m, x: x.sum(), lambda m, x: torch.sum(x, (1, 3))])
-def test_a_sum_over_a_map_is_refused(body: Any) -> None:
-    with pytest.raises(UnsupportedModelError, match="a sum over a feature map grows with its size"):
-        fxscale.downscale(Around(body), 8, target_size=12)
+@pytest.mark.parametrize(
+    ("large", "little"),
+    [
+        (lambda m, x: x.sum(), lambda m, x: x.sum() * (144 / 64)),
+        (lambda m, x: torch.sum(x, (1, 3)), lambda m, x: x.sum((1, 3)) * 1.5),
+        (lambda m, x: x.norm(dim=3), lambda m, x: x.norm(dim=3) * 1.5**0.5),
+        (
+            lambda m, x: torch.linalg.vector_norm(x, 1, (2, 3)),
+            lambda m, x: x.abs().sum((2, 3)) * (144 / 64),
+        ),
+    ],
+)
+def test_what_grows_with_the_map_keeps_its_amplitude(large: Any, little: Any) -> None:
+    small = fxscale.downscale(Around(large), 8, target_size=12, kernels={"conv": 3})
+    same_outputs(small, Around(little), torch.randn(2, 3, 8, 8))
+
+
+def test_an_accumulation_over_pixels_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="accumulates over the pixels"):
+        fxscale.downscale(Around(lambda m, x: x.cumsum(-1)), 8, target_size=12)
 
 
 def test_axes_behind_a_reduction() -> None:

@@ -1,0 +1,104 @@
+"""Products that sum over dimensions: matrix products and `torch.einsum`.
+
+A contraction over channels does not notice the size of a map. One over pixels is a sum that grows
+with their number; `passes/shares.py` decides what keeps its amplitude.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+
+import torch
+from torch import fx
+
+from fxscale.passes.axes import Annotation, Dim, Dims, Shape, is_spatial
+from fxscale.passes.ops.join import meet
+from fxscale.passes.ops.registry import Call, handles
+
+
+@handles(
+    torch.matmul,
+    torch.bmm,
+    operator.matmul,
+    ".matmul",
+    ".bmm",
+    ".__matmul__",
+    params="input other",
+)
+def matrix_product(call: Call) -> Annotation:
+    left, right = call.dims("input"), call.dims("other")
+    if len(left) < 2 or len(right) < 2:
+        raise call.refuse("a product with a vector", "use a linear layer, or unsqueeze the vector")
+    names = [[*range(-len(dims), -2)] for dims in (left, right)]
+    rows, columns, contracted = 1, 2, 0
+    letters = [[*names[0], rows, contracted], [*names[1], contracted, columns]]
+    batch = max(names, key=len)
+    return contract(call, ("input", "other"), letters, [*batch, rows, columns])
+
+
+@handles(torch.einsum, params="equation *operands")
+def einsum(call: Call) -> Annotation:
+    equation = call.raw("equation")
+    if not isinstance(equation, str):
+        raise call.refuse("operands and lists in turn", "write the equation as a string")
+    operands = call.raw("operands")
+    ranks = [len(shape.dims) for shape in call.annotation("operands")]
+    inputs, output = _parsed(equation, ranks)
+    dims = [shape.dims for shape in call.annotation("operands")]
+    return _contracted(call, list(operands), dims, inputs, output)
+
+
+def _parsed(equation: str, ranks: Sequence[int]) -> tuple[list[list[int]], list[int]]:
+    """Every dimension as a number: letters as they are, those of an ellipsis counted backwards."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    inputs = []
+    for term, rank in zip(terms, ranks, strict=True):
+        before, dots, after = term.partition("...")
+        hidden = rank - len(before) - len(after) if dots else 0
+        inputs.append([*map(ord, before), *range(-hidden, 0), *map(ord, after)])
+    widest = max(
+        (-min(letters, default=0) for letters in inputs if min(letters, default=0) < 0), default=0
+    )
+    every = range(-widest, 0)
+    if arrow:
+        before, dots, after = right.partition("...")
+        return inputs, [*map(ord, before), *(every if dots else ()), *map(ord, after)]
+    flat = [letter for letters in inputs for letter in letters if letter >= 0]
+    return inputs, [*every, *sorted(letter for letter in set(flat) if flat.count(letter) == 1)]
+
+
+def contract(
+    call: Call,
+    arguments: Sequence[str],
+    inputs: Sequence[Sequence[int]],
+    output: Sequence[int],
+) -> Shape:
+    """The result of a product over named arguments whose dimensions are called by numbers."""
+    operands = [call.raw(name) for name in arguments]
+    return _contracted(call, operands, [call.dims(name) for name in arguments], inputs, output)
+
+
+def _contracted(
+    call: Call,
+    operands: Sequence[fx.Node],
+    dims: Sequence[Dims],
+    inputs: Sequence[Sequence[int]],
+    output: Sequence[int],
+) -> Shape:
+    present: dict[int, list[tuple[fx.Node, int, Dim]]] = {}
+    for node, shape, letters in zip(operands, dims, inputs, strict=True):
+        for index, (letter, dim) in enumerate(zip(letters, shape, strict=True)):
+            present.setdefault(letter, []).append((node, index, dim))
+    for letter, entries in present.items():
+        nodes = [node for node, _, _ in entries]
+        if len(nodes) > len(operands) or any(
+            letters.count(letter) > 1 and is_spatial(entries[0][2]) for letters in inputs
+        ):
+            raise call.refuse("the diagonal of a feature map", "take it out of the network")
+    met = {letter: meet(call, entries, adaptable=False) for letter, entries in present.items()}
+    for letter in present.keys() - set(output):
+        axes = {axis for _, _, dim in present[letter] for axis in dim}
+        call.annotator.sums_over(call.node, met[letter], axes)
+    return Shape(tuple(met[letter] for letter in output))
