@@ -92,17 +92,18 @@ def _torchvision_names(module: str | None) -> list[str]:
 def _torchvision(name: str, short: str) -> Entry:
     import torchvision
 
-    size = _transforms(short).crop_size[0]
+    size = _crop_size(short)
     kwargs = {"init_weights": True} if short in ("googlenet", "inception_v3") else {}
     build = partial(torchvision.models.get_model, short, weights=None, **kwargs)
     return Entry(name, _letters(short), (size, size), build)
 
 
-def _transforms(short: str) -> Any:
+def _crop_size(short: str) -> int:
+    """Pixels of the images that the weights were trained on; of several, what models default to."""
     import torchvision
 
     weights = torchvision.models.get_model_weights(short)
-    return next(iter(weights)).transforms()
+    return min(int(w.transforms().crop_size[0]) for w in weights)
 
 
 def _segmentation(name: str, short: str) -> Entry:
@@ -118,7 +119,7 @@ def _segmentation(name: str, short: str) -> Entry:
 def _video(name: str, short: str) -> Entry:
     import torchvision
 
-    size = _transforms(short).crop_size[0]
+    size = _crop_size(short)
     build = partial(torchvision.models.get_model, short, weights=None)
     return Entry(name, _letters(short), (VIDEO_FRAMES, size, size), build)
 
