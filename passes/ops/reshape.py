@@ -48,7 +48,8 @@ def unflatten(call: Call) -> Annotation:
     sizes = call.raw("sizes")
     if isinstance(sizes, fx.Node):
         raise call.refuse("its sizes are one computed value", "pass a tuple of sizes")
-    parts = regroup(call, dims[position : position + 1], call.value("sizes"), _given(sizes))
+    lengths = call.result.shape[position : position + len(sizes)]
+    parts = regroup(call, dims[position : position + 1], lengths, _given(sizes))
     for index, size in enumerate(sizes):
         _replace_size(call, size, parts[index], (call.node.args.index(sizes), index))
     return Shape((*dims[:position], *parts, *dims[position + 1 :]))
@@ -60,7 +61,8 @@ def unflatten_module(call: Call) -> Annotation:
     dims, position = call.dims(), int(call.module.dim)
     position %= len(dims)
     sizes = tuple(call.module.unflattened_size)
-    parts = regroup(call, dims[position : position + 1], sizes, _given(sizes))
+    lengths = call.result.shape[position : position + len(sizes)]
+    parts = regroup(call, dims[position : position + 1], lengths, _given(sizes))
     if any(map(is_spatial, parts)):
         call.annotator.substitute(call.node, parts, attribute="unflattened_size")
     return Shape((*dims[:position], *parts, *dims[position + 1 :]))

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxscale
-from fxscale.errors import UnsupportedModelError
 
 Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -94,11 +93,3 @@ def test_a_sum_over_pixels_is_multiplied_by_what_the_target_has_more_of(mix: Mix
     twin.load_state_dict(small.state_dict())
     images = torch.randn(2, 3, 16, 16)
     torch.testing.assert_close(small(images), twin(images))
-
-
-def test_a_mask_over_pixels_is_refused() -> None:
-    def masked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=torch.ones(256, 256))
-
-    with pytest.raises(UnsupportedModelError, match="a mask over pixels belongs to one size"):
-        fxscale.downscale(Attending(masked), 22, target_size=32)

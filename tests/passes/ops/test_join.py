@@ -115,10 +115,6 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda m, x: F.max_pool2d(torch.cat([x, x], 3), 2),
         r"max_pool2d runs over maps that lie one behind the other, \[~12 \+ ~12\]",
     ),
-    "a constant map": (
-        lambda m, x: x + torch.ones(2, 4, 12, 12),
-        "a spatial axis meets one that does not scale",
-    ),
     "different axes": (
         lambda m, x: x.flatten(1) + x.permute(0, 2, 3, 1).flatten(1),
         "different axes",
@@ -146,3 +142,13 @@ def test_where_with_a_compared_map() -> None:
     body: Any = lambda m, x: torch.where(x > 0, x, 0.1 * x)  # noqa: E731
     small = fxscale.downscale(Around(body), 8, target_size=12, kernels={"conv": 3})
     same_outputs(small, Around(body), torch.randn(2, 3, 8, 8))
+
+
+def test_a_map_of_one_pixel_meets_a_global_average() -> None:
+    """The one pixel may become several; what has no axis is laid over all of them."""
+    model = Around(
+        lambda m, x: m.last(x) * m.last(x).mean((2, 3), True), last=nn.Conv2d(4, 4, 5, 8)
+    )
+    model.conv.stride = (2, 2)
+    small = fxscale.downscale(model, 9, target_size=12)
+    assert small(torch.randn(2, 3, 9, 9)).shape[:2] == (2, 4)
