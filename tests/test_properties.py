@@ -11,14 +11,18 @@ from hypothesis import HealthCheck, event, given, settings
 from torch import Tensor, nn
 
 import fxscale
-from tests.strategies import IMAGE_CHANNELS, Conv, Network, Pool, Spec, specs
+from tests.random_networks import IMAGE_CHANNELS, Conv, Network, Pool, Spec
+from tests.strategies import specs
 
 BATCH = 3
 
+# torch's own advice about speed, given once to whoever first convolves with an even kernel.
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 
-def image(size: tuple[int, ...]) -> Tensor:
+
+def image(size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     generator = torch.Generator().manual_seed(1)
-    return torch.rand(BATCH, IMAGE_CHANNELS, *size, generator=generator)
+    return torch.rand(BATCH, IMAGE_CHANNELS, *size, generator=generator).to(dtype)
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
@@ -33,7 +37,7 @@ def assert_same_state(found: dict[str, Tensor], expected: dict[str, Tensor]) -> 
 
 def compiled(target: nn.Module, size: tuple[int, ...], spec: Spec, **options: Any) -> Any:
     # With an example: the first convolution may read several copies of the image.
-    example = (image(spec.target_size),)
+    example = (image(spec.target_size, spec.dtype),)
     return fxscale.downscale(target, size, example_inputs=example, **options)
 
 
@@ -52,9 +56,14 @@ def check_downscaling(spec: Spec) -> str:
         assert_same_state(target.state_dict(), before)
         assert [module.training for module in target.modules()] == modes
         assert all(parameter.grad is None for parameter in target.parameters())
-    expected = target(image(spec.target_size))
-    found = small(image(spec.input_size))
-    assert found.shape == expected.shape
+    expected = target(image(spec.target_size, spec.dtype))
+    small_image = image(spec.input_size, spec.dtype)
+    found = small(small_image)
+    assert found.shape[:2] == expected.shape[:2]
+    assert found.ndim == expected.ndim
+    assert found.dtype == expected.dtype
+    if spec.head != "map":
+        assert found.shape == expected.shape
     found.square().sum().backward()
     assert [name for name, _ in small.named_parameters()] == [
         name for name, _ in target.named_parameters()
@@ -63,7 +72,7 @@ def check_downscaling(spec: Spec) -> str:
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
     small.eval()
-    assert small(image(spec.input_size)).shape == expected.shape
+    assert small(small_image).shape == found.shape
 
     loaded = copy.deepcopy(target)
     loaded.load_state_dict(fxscale.upscale_state(small), strict=True)
@@ -79,15 +88,15 @@ def check_identity(spec: Spec) -> None:
     same = compiled(target, spec.target_size, spec, keep=["*"])
     assert_same_state(same.state_dict(), target.state_dict())
     assert_same_state(fxscale.upscale_state(same), target.state_dict())
-    x = image(spec.target_size)
+    x = image(spec.target_size, spec.dtype)
     assert torch.equal(same(x), target(x))
     assert torch.equal(same.eval()(x), target.eval()(x))
     assert same.plan.pad_operators == ()
     assert same.plan.max_drift == 0
 
 
-FEW = settings(max_examples=100, suppress_health_check=list(HealthCheck))
-MANY = settings(max_examples=2000, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=5000, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.slow
@@ -128,7 +137,7 @@ def test_a_pool_in_ceil_mode_is_longer_than_its_map() -> None:
     check_downscaling(spec)
 
 
-def test_a_padded_average_pool_over_volumes_is_refused_where_torch_refuses_it() -> None:
-    spec = Spec((Conv(1, (1, 1, 1), 2), Pool("average", 3, 1, 1)), "pool", (8,) * 3, (4,) * 3)
-    with pytest.raises(fxscale.FxscaleError, match="smaller than kernel size"):
+def test_a_padded_average_pool_over_volumes_wants_its_window_to_fit() -> None:
+    spec = Spec((Conv(1, (1, 1, 1), 2), Pool("average", 3, 1, 1)), "pool", (8,) * 3, (3,) * 3)
+    with pytest.raises(fxscale.SizeError, match="too few for a kernel of 3"):
         compiled(Network(spec), spec.input_size, spec)

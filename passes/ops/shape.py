@@ -21,6 +21,9 @@ def read_attribute(call: Call) -> Annotation:
         if len(source.dims) < 2:
             return source
         return Shape((*source.dims[:-2], source.dims[-1], source.dims[-2]))
+    if isinstance(source, tuple) and isinstance(call.raw("input"), fx.Node):
+        items = zip(call.raw("input").meta[VALUE], source, strict=True)
+        return next(annotation for value, annotation in items if value is call.result)
     if not isinstance(call.result, torch.Tensor):
         return None  # dtype, device, ndim: equal in both networks
     raise call.refuse(f"the attribute {name!r} of a tensor", "use the tensor itself")
@@ -46,7 +49,7 @@ def count(call: Call) -> Annotation:
 @handles(".new_zeros", ".new_ones", ".new_empty", ".new_full", params="input *size")
 def new_tensor(call: Call) -> Annotation:
     """A constant tensor of a given shape, such as the mask of stochastic depth."""
-    from fxscale.passes.annotate import fixed_shape
+    from fxscale.passes.annotations import fixed_shape
 
     sizes = call.annotation("size") or ()
     if any(isinstance(item, Extent) and is_spatial(item.dim) for item in sizes):

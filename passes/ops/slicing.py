@@ -145,7 +145,7 @@ def _pick(call: Call, dim: Dim, item: int, raw: Any) -> Any:
     """The index of one entry, as it is in the pre-train network."""
     if not is_spatial(dim):
         return raw
-    if len(dim) == 1 and not isinstance(dim[0], Concatenation) and item in (0, -1):
+    if item in (0, -1) and not any(isinstance(axis, Concatenation) for axis in dim):
         return item  # the first and the last pixel are so at every size
     if len(dim) > 1 or not isinstance(dim[0], Concatenation):
         call.annotator.parts.keep(dim)

@@ -111,7 +111,7 @@ def test_an_adaptive_pool_that_would_lengthen_is_refused() -> None:
         return [F.max_pool2d(first, 2), F.max_pool2d(first, 3), second]
 
     model = Around(forward)
-    with pytest.raises(SizeError, match="which the layer would have to lengthen.*; the smallest"):
+    with pytest.raises(SizeError, match=r"which the layer would have to lengthen.*; the smallest"):
         fxscale.downscale(model, 4, target_size=12, kernels={"conv": 3})
 
 

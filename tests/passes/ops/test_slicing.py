@@ -159,7 +159,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "one pixel of many": (lambda m, x: _tokens(x)[:, 5], "divides the feature map inside"),
     "split inside": (lambda m, x: _tokens(x).split([73, 72], 1)[0], "divides the feature map ins"),
     "even chunks": (lambda m, x: _tokens(x).chunk(5, 1)[0], "splits a feature map along a spat"),
-    "one pixel": (lambda m, x: x[:, :, 0, 0], r"."),
+    "one pixel": (lambda m, x: x[:, :, 3, 0], "picks one pixel of a feature map"),
     "spatial chunk": (lambda m, x: x.chunk(2, dim=2)[0], "splits a feature map along a spatial"),
     "spatial split": (lambda m, x: x.split(6, dim=-1)[0], "splits a feature map along a spatial"),
     "spatial unbind": (lambda m, x: x.unbind(3)[0], "splits a feature map along a spatial axis"),
