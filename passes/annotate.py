@@ -10,6 +10,15 @@ from torch import fx, nn
 
 import fxscale.passes.ops as _handlers  # noqa: F401  # registers the handlers
 from fxscale.errors import FxscaleError, UnsupportedModelError
+from fxscale.passes.annotations import (
+    carries_size,
+    check_shape,
+    fixed_annotation,
+    fixed_dims,
+    fixed_shape,
+    is_tensor_annotation,
+    spatial_axes,
+)
 from fxscale.passes.axes import (
     AnnotatedNetwork,
     Annotation,
@@ -20,7 +29,6 @@ from fxscale.passes.axes import (
     Dim,
     Dims,
     Event,
-    Extent,
     FeatureEntry,
     Join,
     KernelEntry,
@@ -35,7 +43,6 @@ from fxscale.passes.axes import (
     Window,
     fixed_dim,
     is_spatial,
-    map_axes,
     target_length,
 )
 from fxscale.passes.literals import substitute_literals
@@ -48,6 +55,7 @@ from fxscale.passes.trace import TracedNetwork, tensors_in
 from fxscale.passes.tracer import VALUE, first_line
 from fxscale.passes.weight_amplitude import computed_weight
 from fxscale.passes.weight_layouts import WeightLayouts, lay_out_weights
+from fxscale.passes.windows import POINTWISE, window_arguments, window_length
 
 
 def annotate(network: TracedNetwork) -> AnnotatedNetwork:
@@ -111,7 +119,7 @@ class Annotator:
             self.annotations[node] = self._annotate(node, origin)
             sized = not holds_tensor(node) and carries_size(self.annotations[node])
             self.origins[node] = Origin.SIZE if sized else origin
-            self._check(node)
+            check_shape(node, self.annotations[node])
         self.substitutions += substitute_literals(
             self.network.graph.nodes, self.annotations, self.events
         )
@@ -202,24 +210,6 @@ class Annotator:
             return Shape((batch, *fixed_dims(value.shape[1:2]), *((axis,) for axis in axes)))
         return fixed_shape(value)
 
-    def _check(self, node: fx.Node) -> None:
-        """The annotation must agree with the shape that the target's own forward computes."""
-        pairs = [(self.annotations[node], node.meta[VALUE])]
-        while pairs:
-            annotation, value = pairs.pop()
-            if isinstance(annotation, tuple | list) and isinstance(value, tuple | list):
-                pairs += zip(annotation, value, strict=False)
-            if isinstance(annotation, Shape) and isinstance(value, torch.Tensor):
-                found = tuple(target_length(dim) for dim in annotation.dims)
-                if found != tuple(value.shape):
-                    raise refusal(
-                        node,
-                        f"the compiler expected the shape {found}, the model computes "
-                        f"{tuple(value.shape)}",
-                        remedy="report this as a bug of the operator's handler, or register your "
-                        "own with fxscale.register",
-                    )
-
     # What handlers use.
 
     def module_of(self, node: fx.Node) -> nn.Module | None:
@@ -295,8 +285,8 @@ class Annotator:
     def window(self, **fields: Any) -> Axis:
         """Record a window over an axis and return the axis that comes out of it."""
         source: Axis = fields["source"]
-        arguments = _window_arguments(fields)
-        if all(arguments.get(name, plain) == plain for name, plain in _POINTWISE.items()):
+        arguments = window_arguments(fields)
+        if all(arguments.get(name, plain) == plain for name, plain in POINTWISE.items()):
             return source
         self._refuse_kernel(fields["node"], source)
         self._require_map(fields["node"], source)
@@ -398,93 +388,3 @@ class Annotator:
 
 def _pixels(dim: Dim) -> Dim:
     return tuple(axis for axis in dim if axis.spatial and not axis.kernel)
-
-
-_POINTWISE: dict[str, Any] = {
-    "kernel_size": 1,
-    "stride": 1,
-    "padding": (0, 0),
-    "dilation": 1,
-    "ceil_mode": False,
-    "transposed": False,
-    "output_padding": 0,
-}
-
-
-def _window_arguments(fields: dict[str, Any]) -> dict[str, Any]:
-    arguments = {name: fields[name] for name in _POINTWISE if name in fields}
-    if arguments.get("kernel_size") == 1:
-        arguments.pop("dilation", None)  # without a second tap there is nothing to dilate
-    return arguments
-
-
-def window_length(
-    length: int,
-    kernel_size: int,
-    stride: int = 1,
-    padding: tuple[int, int] = (0, 0),
-    dilation: int = 1,
-    ceil_mode: bool = False,
-    transposed: bool = False,
-    output_padding: int = 0,
-) -> int:
-    """Length of a convolution's or pool's output, as `torch.nn` documents it; below 1 if none."""
-    span = dilation * (kernel_size - 1)
-    if transposed:
-        return (length - 1) * stride - sum(padding) + span + output_padding + 1
-    room = length + sum(padding) - span - 1
-    if not ceil_mode:
-        return room // stride + 1 if room >= 0 else 0
-    out = -(-room // stride) + 1
-    # torch drops a last window that would start inside the trailing padding.
-    return out - 1 if (out - 1) * stride >= length + padding[0] else out
-
-
-def fixed_dims(lengths: Sequence[int]) -> Dims:
-    return tuple(map(fixed_dim, lengths))
-
-
-def fixed_shape(value: torch.Tensor) -> Shape:
-    return Shape(fixed_dims(value.shape))
-
-
-def fixed_annotation(value: Any, kind: type[Shape] = Shape) -> Annotation:
-    """The annotation of a value that has the same shape in both networks, or sizes itself."""
-    if isinstance(value, torch.Tensor):
-        return kind(fixed_dims(value.shape))
-    if isinstance(value, tuple | list):
-        return tuple(fixed_annotation(item, kind) for item in value)
-    if isinstance(value, dict):
-        return {key: fixed_annotation(item, kind) for key, item in value.items()}
-    return None
-
-
-def is_tensor_annotation(annotation: Annotation) -> bool:
-    if isinstance(annotation, tuple | list):
-        return any(map(is_tensor_annotation, annotation))
-    if isinstance(annotation, dict):
-        return any(map(is_tensor_annotation, annotation.values()))
-    return isinstance(annotation, Shape)
-
-
-def spatial_axes(annotation: Annotation) -> Iterator[Axis]:
-    """The spatial axes of all tensors in an annotation."""
-    if isinstance(annotation, Shape):
-        yield from (axis for dim in annotation.dims for axis in map_axes(dim))
-    elif isinstance(annotation, tuple | list):
-        for item in annotation:
-            yield from spatial_axes(item)
-    elif isinstance(annotation, dict):
-        for item in annotation.values():
-            yield from spatial_axes(item)
-
-
-def carries_size(annotation: Annotation) -> bool:
-    """Whether a spatial size could flow through something with this annotation."""
-    if isinstance(annotation, tuple | list):
-        return any(map(carries_size, annotation))
-    if isinstance(annotation, dict):
-        return any(map(carries_size, annotation.values()))
-    if isinstance(annotation, Shape):
-        return any(map(is_spatial, annotation.dims))
-    return isinstance(annotation, Extent) and is_spatial(annotation.dim)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from fxscale.passes.annotate import window_length
 from fxscale.passes.axes import AnnotatedNetwork, Axis, Join, Merge, Refit, Split, Window
+from fxscale.passes.windows import window_length
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def multihead_attention(call: Call) -> Annotation:
 
 
 def _heads(call: Call) -> Any:
-    from fxscale.passes.annotate import fixed_dims
+    from fxscale.passes.annotations import fixed_dims
 
     module: Any = call.module
     return fixed_dims([module.num_heads])[0]

@@ -1,91 +1,14 @@
-"""The annotate pass: every tensor's axes, and the lengths that torch itself computes."""
+"""The annotate pass: every tensor's axes."""
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
-import torch.nn.functional as F
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fxscale.errors import UnsupportedModelError
-from fxscale.passes.annotate import (
-    carries_size,
-    fixed_annotation,
-    is_tensor_annotation,
-    window_length,
-)
-from fxscale.passes.axes import Axis, Extent, Shape, pretrain_length, target_length
+from fxscale.passes.axes import Axis, pretrain_length, target_length
 from tests.passes.networks import Around, annotated, image_axes, layout
-
-
-@settings(max_examples=200)
-@given(
-    length=st.integers(1, 30),
-    kernel=st.integers(1, 7),
-    stride=st.integers(1, 4),
-    padding=st.integers(0, 3),
-    dilation=st.integers(1, 3),
-)
-def test_convolution_lengths_are_those_of_torch(
-    length: int, kernel: int, stride: int, padding: int, dilation: int
-) -> None:
-    found = window_length(length, kernel, stride, (padding, padding), dilation)
-    if length + 2 * padding < dilation * (kernel - 1) + 1:
-        assert found < 1
-        return
-    out = F.conv1d(
-        torch.zeros(1, 1, length),
-        torch.zeros(1, 1, kernel),
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-    )
-    assert found == out.shape[-1]
-
-
-@settings(max_examples=200)
-@given(
-    length=st.integers(1, 30),
-    kernel=st.integers(1, 7),
-    stride=st.integers(1, 5),
-    padding=st.integers(0, 3),
-    dilation=st.integers(1, 2),
-)
-def test_pool_lengths_in_ceil_mode_are_those_of_torch(
-    length: int, kernel: int, stride: int, padding: int, dilation: int
-) -> None:
-    assume(padding <= kernel // 2)
-    assume(length + 2 * padding >= dilation * (kernel - 1) + 1)
-    out = F.max_pool1d(torch.zeros(1, 1, length), kernel, stride, padding, dilation, ceil_mode=True)
-    found = window_length(length, kernel, stride, (padding, padding), dilation, ceil_mode=True)
-    assert found == out.shape[-1]
-
-
-@pytest.mark.parametrize(
-    ("kernel", "stride", "padding", "dilation", "output_padding"),
-    list(itertools.product((1, 2, 4), (1, 2, 3), (0, 1), (1, 2), (0, 1))),
-)
-def test_transposed_lengths_are_those_of_torch(
-    kernel: int, stride: int, padding: int, dilation: int, output_padding: int
-) -> None:
-    if output_padding >= max(stride, dilation):
-        output_padding = 0
-    out = F.conv_transpose1d(
-        torch.zeros(1, 1, 9),
-        torch.zeros(1, 1, kernel),
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        output_padding=output_padding,
-    )
-    found = window_length(
-        9, kernel, stride, (padding, padding), dilation, False, True, output_padding
-    )
-    assert found == out.shape[-1]
 
 
 def test_axes_of_a_feature_map() -> None:
@@ -151,17 +74,3 @@ def test_lengths_of_products() -> None:
     assert target_length(dim) == 90
     assert pretrain_length(dim, {height: 4, width: 2}) == 24
     assert target_length(()) == 1
-
-
-def test_what_carries_a_size() -> None:
-    spatial, fixed = (Axis(6, spatial=True),), (Axis(6, spatial=False),)
-    assert carries_size([{"a": (Shape((spatial,)),)}])
-    assert carries_size(Extent(spatial))
-    assert not carries_size((Shape((fixed,)), Extent(fixed), None))
-    assert is_tensor_annotation({"a": [Shape(())]})
-    assert not is_tensor_annotation((Extent(spatial), None))
-
-
-def test_fixed_annotations_keep_their_structure() -> None:
-    found = fixed_annotation([torch.zeros(2, 1), {"a": torch.zeros(3)}, 7])
-    assert str(found) == "((2) (), {'a': (3)}, None)"

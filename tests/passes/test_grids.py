@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 import fxscale
-from fxscale.passes.annotate import window_length
 from fxscale.passes.axes import Axis, Refit, Window
 from fxscale.passes.grids import Grid, drift, image_grid, through_refit, through_window
+from fxscale.passes.windows import window_length
 from tests.passes.coordinates import coordinates, off_centre
 
 NODE = fx.Graph().placeholder("x")

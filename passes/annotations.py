@@ -1,0 +1,92 @@
+"""Annotations of plain values, and what can be asked of any annotation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxscale.passes.axes import (
+    Annotation,
+    Axis,
+    Dims,
+    Extent,
+    Shape,
+    fixed_dim,
+    is_spatial,
+    map_axes,
+    target_length,
+)
+from fxscale.passes.refusal import refusal
+from fxscale.passes.tracer import VALUE
+
+
+def fixed_dims(lengths: Sequence[int]) -> Dims:
+    return tuple(map(fixed_dim, lengths))
+
+
+def fixed_shape(value: torch.Tensor) -> Shape:
+    return Shape(fixed_dims(value.shape))
+
+
+def fixed_annotation(value: Any, kind: type[Shape] = Shape) -> Annotation:
+    """The annotation of a value that has the same shape in both networks, or sizes itself."""
+    if isinstance(value, torch.Tensor):
+        return kind(fixed_dims(value.shape))
+    if isinstance(value, tuple | list):
+        return tuple(fixed_annotation(item, kind) for item in value)
+    if isinstance(value, dict):
+        return {key: fixed_annotation(item, kind) for key, item in value.items()}
+    return None
+
+
+def is_tensor_annotation(annotation: Annotation) -> bool:
+    if isinstance(annotation, tuple | list):
+        return any(map(is_tensor_annotation, annotation))
+    if isinstance(annotation, dict):
+        return any(map(is_tensor_annotation, annotation.values()))
+    return isinstance(annotation, Shape)
+
+
+def spatial_axes(annotation: Annotation) -> Iterator[Axis]:
+    """The spatial axes of all tensors in an annotation."""
+    if isinstance(annotation, Shape):
+        yield from (axis for dim in annotation.dims for axis in map_axes(dim))
+    elif isinstance(annotation, tuple | list):
+        for item in annotation:
+            yield from spatial_axes(item)
+    elif isinstance(annotation, dict):
+        for item in annotation.values():
+            yield from spatial_axes(item)
+
+
+def carries_size(annotation: Annotation) -> bool:
+    """Whether a spatial size could flow through something with this annotation."""
+    if isinstance(annotation, tuple | list):
+        return any(map(carries_size, annotation))
+    if isinstance(annotation, dict):
+        return any(map(carries_size, annotation.values()))
+    if isinstance(annotation, Shape):
+        return any(map(is_spatial, annotation.dims))
+    return isinstance(annotation, Extent) and is_spatial(annotation.dim)
+
+
+def check_shape(node: fx.Node, annotation: Annotation) -> None:
+    """Hold an annotation to the shape that the target's own forward computes."""
+    pairs = [(annotation, node.meta[VALUE])]
+    while pairs:
+        found, value = pairs.pop()
+        if isinstance(found, tuple | list) and isinstance(value, tuple | list):
+            pairs += zip(found, value, strict=False)
+        if isinstance(found, Shape) and isinstance(value, torch.Tensor):
+            shape = tuple(target_length(dim) for dim in found.dims)
+            if shape != tuple(value.shape):
+                raise refusal(
+                    node,
+                    f"the compiler expected the shape {shape}, the model computes "
+                    f"{tuple(value.shape)}",
+                    remedy="report this as a bug of the operator's handler, or register your "
+                    "own with fxscale.register",
+                )
