@@ -117,8 +117,10 @@ class Annotator:
         for node in self.network.graph.nodes:
             origin = origin_of(node, self.origins)
             self.annotations[node] = self._annotate(node, origin)
-            sized = not holds_tensor(node) and carries_size(self.annotations[node])
-            self.origins[node] = Origin.SIZE if sized else origin
+            if not holds_tensor(node) and self.annotations[node] is not None:
+                sized = carries_size(self.annotations[node])
+                origin = Origin.SIZE if sized else Origin.CONSTANT
+            self.origins[node] = origin
             check_shape(node, self.annotations[node])
         self.substitutions += substitute_literals(
             self.network.graph.nodes, self.annotations, self.events

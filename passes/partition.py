@@ -40,7 +40,8 @@ def _ways(split: Split, length: int) -> Iterator[tuple[int, tuple[int, ...]]]:
     for rank, scaled in enumerate(order):
         others = prod(p.target for i, p in enumerate(split.parts) if i != scaled)
         quotient, rest = divmod(length, others)
-        if rest == 0 and quotient >= min(2, split.parts[scaled].target):
+        least = 2 if split.given[scaled] else 1  # one window will do, but not one of one pixel
+        if rest == 0 and quotient >= min(least, split.parts[scaled].target):
             yield (
                 rank,
                 tuple(quotient if i == scaled else p.target for i, p in enumerate(split.parts)),

@@ -232,22 +232,6 @@ def test_a_cache_of_the_bias_stays_with_the_target() -> None:
     torch.testing.assert_close(small.train()(images), small.eval()(images))
 
 
-@pytest.mark.parametrize("lengths", [(12, 8), (8, 12), (7, 5), (1, 4), (5, 1)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bool, torch.int64])
-def test_resize_constant_against_interpolate(lengths: tuple[int, int], dtype: torch.dtype) -> None:
-    before, after = lengths
-    tensor = (torch.randn(2, 3, before, before) * 9).to(dtype)
-    linear = dtype.is_floating_point
-    got = resize_constant(
-        tensor.flatten(2), ((2,), (3,), (before, before)), ((2,), (3,), (after, after)), not linear
-    )
-    expected = F.interpolate(
-        tensor.double(), size=after, mode="bilinear" if linear else "nearest-exact"
-    )
-    torch.testing.assert_close(got, expected.to(dtype).flatten(2))
-    assert got.dtype == dtype
-
-
 def test_a_map_indexed_by_a_tensor_is_refused() -> None:
     def body(m: OverMap, x: Tensor) -> Tensor:
         return x[:, :, m.index[0, :12]]

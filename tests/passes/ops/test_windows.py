@@ -42,7 +42,7 @@ def mix(t: Tensor) -> Tensor:
 
 def window_attention(size: int) -> Body:
     def body(m: Any, x: Tensor) -> Tensor:
-        n, c, h, w = x.shape
+        h, w = x.shape[2:]
         assert h % size == 0, f"{h} does not divide by {size}"
         return x + unwindow(mix(windows(x, size)), size, h, w)
 
@@ -51,7 +51,7 @@ def window_attention(size: int) -> Body:
 
 def padded_attention(size: int) -> Body:
     def body(m: Any, x: Tensor) -> Tensor:
-        n, c, h, w = x.shape
+        h, w = x.shape[2:]
         below, right = (size - h % size) % size, (size - w % size) % size
         padded = F.pad(x, (0, right, 0, below))
         _, _, high, wide = padded.shape
@@ -95,7 +95,7 @@ def grid_attention(size: int) -> Body:
 
 def biased_windows(size: int, bias_size: int) -> Body:
     def body(m: Any, x: Tensor) -> Tensor:
-        n, c, h, w = x.shape
+        h, w = x.shape[2:]
         t = windows(x, size)
         bias = m.bias.weight.reshape(bias_size**2, bias_size**2)
         if bias_size != size:
@@ -244,7 +244,7 @@ def test_patches_over_several_dimensions_at_once() -> None:
 def test_a_convolution_within_windows() -> None:
     def within(size: int) -> Body:
         def body(m: Any, x: Tensor) -> Tensor:
-            n, c, h, w = x.shape
+            c, h, w = x.shape[1:]
             t = windows(x, size).mT.reshape(-1, c, size, size)
             t = m.inner(t).flatten(2).mT
             return m.after(unwindow(t, size, h, w))
