@@ -213,7 +213,8 @@ def downscale_entry(
       initialised network keeps its fan-in variance, `var(w') * product(k') = var(w) * product(k)`,
       and every kernel its sum, which is its response to smooth images;
       `"resample"` is the least-squares inverse of `upscale_entry` as it is by default: exact on
-      upscaled weights, and otherwise the pre-train kernel whose upscaling is closest to the given one.
+      upscaled weights, and otherwise the pre-train kernel whose upscaling is closest to the
+      given one.
       Entries of kind `"feature"` are interpolated, amplitude untouched, under both. Entries of
       kind `"gain"` are copied under `"fan"`, so that a kernel keeps its norm.
     - `kernel`: for entries of kind `"gain"`, the target's entry `state_map.of`, and its map.

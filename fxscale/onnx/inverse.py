@@ -50,9 +50,9 @@ def upscale_with_onnx(
         state_dict = unwrap(pretrain).state_dict()
     entries = check_state(plan, state_dict)
     result = {m.key: entries[m.key].detach().cpu().clone() for m in plan.state}
+    model = inverse_model(plan, interpolation)
     resized = [m for m in plan.state if _grows(m)]
     if resized:
-        model = inverse_model(plan, interpolation)
         session = onnxruntime.InferenceSession(
             model.SerializeToString(), providers=["CPUExecutionProvider"]
         )
@@ -69,10 +69,18 @@ def inverse_model(
 
     Inputs, float32, have the entries' names and pre-train shapes; outputs, in the plan's order, are
     called `<name>/target` and have the target's shapes. Entries that are copied are not in it.
+
+    **Raises:** `OnnxError` for weight norm, spectral norm and weight standardisation with a gain.
     """
     require("onnx")
     from onnx import helper
 
+    normalised = next((m for m in plan.state if m.kind in ("gain", "direction")), None)
+    if normalised is not None:
+        raise OnnxError(
+            f"{normalised.key!r} follows the norm of a kernel, which is no linear map of it: use "
+            "fxscale.upscale_state"
+        )
     graph = helper.make_graph([], "upscale_state", [], [], [])
     for state_map in filter(_grows, plan.state):
         _add_entry(graph, state_map, interpolation)

@@ -15,6 +15,11 @@ from fxscale.passes.tracer import VALUE
 def linear_module(call: Call) -> Annotation:
     assert isinstance(call.module, nn.Linear)
     name = str(call.node.target)
+    if "weight" not in call.module._parameters and is_spatial(call.dims()[-1]):
+        raise call.refuse(
+            "it reads a flattened feature map with a weight that a hook computes",
+            "remove the hook before downscale",
+        )
     return _linear(call, name, f"{name}.weight", call.module.out_features)
 
 

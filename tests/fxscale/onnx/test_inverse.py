@@ -133,3 +133,12 @@ def test_shrinking_is_not_in_it() -> None:
     plan = plan_of_maps(kernel_map("weight", (1, 1, 3), (1, 1, 2)))
     with pytest.raises(OnnxError, match="'weight' shrinks from 3 to 2 along axis 2"):
         upscale_with_onnx(plan, {"weight": torch.ones(1, 1, 3)})
+
+
+def test_gains_that_follow_a_kernels_norm_are_refused() -> None:
+    model = torch.nn.Sequential(
+        torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv2d(3, 4, 3))
+    )
+    small = fxscale.downscale(model, 8, target_size=12)
+    with pytest.raises(OnnxError, match="follows the norm of a kernel"):
+        inverse_model(small.plan)

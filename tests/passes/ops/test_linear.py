@@ -109,3 +109,16 @@ def test_a_computed_weight_is_refused() -> None:
     model = Around(lambda m, x: F.linear(x.flatten(1), m.fc.weight * 2), fc=nn.Linear(576, 5))
     with pytest.raises(UnsupportedModelError, match="the weight is computed, not a parameter"):
         fxscale.downscale(model, 8, target_size=12)
+
+
+def test_an_interface_whose_weight_a_hook_computes_is_refused() -> None:
+    model = Around(
+        lambda m, x: m.fc(x.flatten(1)), fc=torch.nn.utils.spectral_norm(nn.Linear(576, 5))
+    )
+    with pytest.raises(UnsupportedModelError, match="with a weight that a hook computes"):
+        fxscale.downscale(model, 8, target_size=12)
+    pooled = Around(
+        lambda m, x: m.fc(x.mean((2, 3))), fc=torch.nn.utils.spectral_norm(nn.Linear(4, 5))
+    )
+    small = fxscale.downscale(pooled, 8, target_size=12)
+    assert small(torch.randn(2, 3, 8, 8)).shape == (2, 5)
