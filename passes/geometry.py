@@ -102,11 +102,6 @@ def with_kernel_axes(
     return replace(geometry, lengths=lengths)
 
 
-def _fitting(operand: Operand, row: Sequence[Candidate], length: int) -> list[Candidate]:
-    """Candidates that have the wanted length already."""
-    return [c for c in row if c.grid.length == length]
-
-
 class _Solver:
     """Walks over the events; `solved` grows by the axes whose grid is final."""
 

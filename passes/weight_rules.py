@@ -47,7 +47,7 @@ class Amplitude:
 
 
 _INPLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
-Rule = Callable[[Reader, Call], Amplitude]
+Rule = Callable[["Reader", Call], Amplitude]
 VIEWS: tuple[Handler, ...] = (
     elementwise.identity,
     reshape.flatten,

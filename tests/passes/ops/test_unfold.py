@@ -16,7 +16,7 @@ from tests.passes.networks import Around, annotated, layout, same_outputs
 
 def outlook(m: Any, x: Tensor) -> Tensor:
     """As in VOLO: patches weighted one by one, and laid back over each other."""
-    n, c, h, w = x.shape
+    h, w = x.shape[2:]
     patches = F.unfold(x, 3, padding=1, stride=2)
     weights = F.avg_pool2d(x, 2, ceil_mode=True).mean(1, keepdim=True).flatten(2)
     return F.fold(patches * weights, (h, w), 3, padding=1, stride=2).square().mean((2, 3))
