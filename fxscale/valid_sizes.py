@@ -11,7 +11,7 @@ from torch import nn
 
 from fxscale.compiler import read_arguments
 from fxscale.errors import FxscaleError, SizeError, UnsupportedModelError
-from fxscale.passes.axes import AnnotatedNetwork, Axis, Window
+from fxscale.passes.axes import AnnotatedNetwork, Axis, Split, Window
 from fxscale.passes.axis_graph import AxisGraph
 from fxscale.passes.chains import DRIFT_LIMIT
 from fxscale.passes.kernels import KernelPolicy
@@ -110,7 +110,8 @@ def _sizes(target: Size) -> list[Size]:
 def _anchors(network: AnnotatedNetwork) -> list[Axis]:
     """The axes at which paths meet, part or end; between them, a map may be a pixel longer."""
     graph = AxisGraph(network.events)
-    consumers = {event.out: graph.consumers(event.out) for event in network.events}
+    made = [event.out for event in network.events if not isinstance(event, Split)]
+    consumers = {axis: graph.consumers(axis) for axis in made}
     return [
         axis
         for axis, readers in consumers.items()
