@@ -1,0 +1,215 @@
+"""The options of `fxscale train` and `fxscale compare`: everything that a run is made of.
+
+Declared once; `with_training_options` adds them to a command.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from enum import StrEnum
+from functools import wraps
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from fxscale.cli.options import Keep, KernelPolicy, parse_kernels
+
+
+class Preset(StrEnum):
+    """The paper's schedules."""
+
+    overfeat = "overfeat"
+    resnet34 = "resnet34"
+
+
+class OptimizerName(StrEnum):
+    """What updates the weights."""
+
+    sgd = "sgd"
+    adamw = "adamw"
+
+
+class Precision(StrEnum):
+    """Of the arithmetic; weights are kept in float32."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class OnCorrupt(StrEnum):
+    """What to do about an image that cannot be read."""
+
+    error = "error"
+    skip = "skip"
+
+
+def training_options(
+    model: Annotated[
+        str,
+        typer.Option(
+            help="overfeat_fast, resnet34, torchvision/NAME, timm/NAME or path/to/file.py:factory.",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="FOLDER|digits|synthetic",
+            help="A folder with train/CLASS/* and val/CLASS/*, or train*.tar and val*.tar; "
+            "digits that come with scikit-learn; noise, to measure speed.",
+        ),
+    ] = "digits",
+    target_size: Annotated[int, typer.Option(help="Image size of the target network.")] = 224,
+    pretrain_size: Annotated[
+        str,
+        typer.Option(
+            metavar="SIZE[,SIZE...]|none",
+            help="Image sizes of the pre-train networks, increasing; none: the target alone.",
+        ),
+    ] = "160",
+    kernels: KernelPolicy = "paper",
+    keep: Keep = None,
+    preset: Annotated[
+        Preset | None,
+        typer.Option(
+            help="The paper's epochs, learning rates and weight decay, in place of the next five.",
+            show_default="none",
+        ),
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 90,
+    learning_rate: Annotated[float, typer.Option()] = 0.1,
+    milestones: Annotated[
+        str,
+        typer.Option(
+            metavar="EPOCH[,EPOCH...]", help="Completed epochs after which the rate drops."
+        ),
+    ] = "30,60",
+    gamma: Annotated[float, typer.Option(help="What the rate is then multiplied by.")] = 0.1,
+    weight_decay: Annotated[float, typer.Option(min=0)] = 1e-4,
+    extra_training: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Hold the rate after a transition until accuracy drops, for up to so many extra "
+            "epochs (section 5.2).",
+        ),
+    ] = 0,
+    optimizer: Annotated[OptimizerName, typer.Option()] = OptimizerName.sgd,
+    momentum: Annotated[float, typer.Option(help="Of SGD.")] = 0.9,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Images per step, over all processes together.")
+    ] = 128,
+    accumulate: Annotated[
+        int, typer.Option(min=1, help="Batches per process that make one step.")
+    ] = 1,
+    clip_norm: Annotated[
+        float | None, typer.Option(help="Largest norm of the gradients.", show_default="none")
+    ] = None,
+    label_smoothing: Annotated[float, typer.Option()] = 0.0,
+    mixup: Annotated[float, typer.Option(help="Alpha of mix-up; 0: none.")] = 0.0,
+    average: Annotated[
+        float, typer.Option(help="Decay of a moving average of the weights (EMA); 0: none.")
+    ] = 0.0,
+    batchnorm_batches: Annotated[
+        int, typer.Option(min=0, help="Batches to re-estimate BatchNorm over at a transition.")
+    ] = 20,
+    precision: Annotated[Precision, typer.Option()] = Precision.fp32,
+    channels_last: Annotated[bool, typer.Option("--channels-last/--contiguous")] = True,
+    compile: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Deterministic algorithms alone.")
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Loader processes.", show_default="cores per process, at most 8"),
+    ] = None,
+    on_corrupt: Annotated[
+        OnCorrupt, typer.Option(help="Stop at an unreadable image, or take the next and count it.")
+    ] = OnCorrupt.error,
+    checkpoint_every: Annotated[
+        str, typer.Option(metavar="INTERVAL", help="'1 epoch', '500 steps'.")
+    ] = "1 epoch",
+    log_every: Annotated[int, typer.Option(min=1, help="Steps between reports.")] = 20,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds that a process waits for another one.")
+    ] = 600.0,
+) -> dict[str, Any]:
+    """What was asked for, as arguments of `Settings`."""
+    return {
+        "model": model,
+        "data": data,
+        "target_size": target_size,
+        "pretrain_sizes": () if pretrain_size == "none" else _numbers(pretrain_size),
+        "kernels": parse_kernels(kernels),
+        "keep": tuple(keep or ()),
+        "preset": None if preset is None else preset.value,
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "milestones": _numbers(milestones) if milestones else (),
+        "gamma": gamma,
+        "weight_decay": weight_decay,
+        "extra_training": extra_training,
+        "optimizer": optimizer.value,
+        "momentum": momentum,
+        "batch_size": batch_size,
+        "accumulate": accumulate,
+        "clip_norm": clip_norm,
+        "label_smoothing": label_smoothing,
+        "mixup": mixup,
+        "average": average,
+        "batchnorm_batches": batchnorm_batches,
+        "precision": precision.value,
+        "channels_last": channels_last,
+        "compile": compile,
+        "seed": seed,
+        "deterministic": deterministic,
+        "workers": _usual_workers() if workers is None else workers,
+        "on_corrupt": on_corrupt.value,
+        "checkpoint_every": checkpoint_every,
+        "log_every": log_every,
+        "timeout": timeout,
+    }
+
+
+def with_training_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command these options, before its own; it gets them as its first argument, `options`.
+
+    A command line is read from a function's signature, so the signatures are joined.
+    """
+    own = list(inspect.signature(command).parameters.values())[1:]
+    shared = list(inspect.signature(training_options).parameters.values())
+    names = {parameter.name for parameter in shared}
+
+    @wraps(command)
+    def joined(**given: Any) -> None:
+        options = training_options(**{name: given[name] for name in names})
+        command(options, **{name: value for name, value in given.items() if name not in names})
+
+    hints = {
+        **get_type_hints(training_options, include_extras=True),
+        **get_type_hints(command, include_extras=True),
+    }
+    parameters = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[parameter.name])
+        for parameter in (*shared, *own)
+    ]
+    joined.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    joined.__annotations__ = {parameter.name: hints[parameter.name] for parameter in parameters}
+    return joined
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r}: write whole numbers, separated by commas: 30,60"
+        ) from None
+
+
+def _usual_workers() -> int:
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(8, (os.cpu_count() or 1) // processes))
