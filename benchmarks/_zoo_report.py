@@ -43,7 +43,9 @@ def group(record: Record) -> str:
 
 def report(records: Sequence[Record], facts: Mapping[str, str]) -> str:
     figures = summary(records)
-    parts = ["# The zoo", bullet_list(facts), _sets(figures)]
+    full = sum(r.get("checks") == "all" for r in records)
+    how = f"{full} of {len(records)} models with all checks, the others compiled and run on meta."
+    parts = ["# The zoo", bullet_list(facts), how, _sets(figures)]
     if "seconds" in figures:
         seconds = figures["seconds"]
         parts.append(

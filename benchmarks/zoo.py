@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks._env import environment
 from benchmarks._table import write_results
-from benchmarks._zoo_check import Record, check
+from benchmarks._zoo_check import Extent, Record, check
 from benchmarks._zoo_entries import SETS, names
 from benchmarks._zoo_report import draw_times, report, summary
 
@@ -55,7 +55,7 @@ class Journal:
         self.records[record["name"]] = record
 
 
-def checked(todo: Sequence[str], workers: int) -> Iterator[Record]:
+def checked(todo: Sequence[str], extent: Extent, workers: int) -> Iterator[Record]:
     """The record of each model, in the order in which they are done."""
     context = get_context("spawn")
     with ProcessPool(workers, max_tasks=MODELS_PER_WORKER, context=context) as pool:
@@ -65,7 +65,7 @@ def checked(todo: Sequence[str], workers: int) -> Iterator[Record]:
         while waiting or running:
             while waiting and len(running) < 2 * workers:
                 name = waiting.pop()
-                running[pool.schedule(check, args=[name], timeout=TIMEOUT)] = name
+                running[pool.schedule(check, args=[name, extent], timeout=TIMEOUT)] = name
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 assert isinstance(future, ProcessFuture)
@@ -89,16 +89,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     columns = (TextColumn("{task.description:44s}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn()) as progress:
         task = progress.add_task("", total=len(chosen), completed=len(chosen) - len(todo))
-        for record in checked(todo, options.workers):
+        extent = Extent(convolving=options.convolving, quick=options.quick)
+        for record in checked(todo, extent, options.workers):
             journal.add(record)
             progress.update(task, advance=1, description=f"{record['name']} {record['status']}")
-            if record["status"] != "ok":
+            if record["status"] not in ("ok", "left out"):
                 progress.console.print(
                     f"{record['name']}: {record['status']}: {record.get('reason', '')}"[:400],
                     highlight=False,
                     markup=False,
                 )
     records = [journal.records[name] for name in chosen]
+    records = [record for record in records if record["status"] != "left out"]
     facts = environment(torch.device("cpu"))
     text = report(records, facts)
     write_results(options.output, NAME, text, {"settings": facts, "summary": summary(records)})
@@ -112,6 +114,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--match", default="*", help="pattern of names, without the set")
+    parser.add_argument(
+        "--convolving", action="store_true", help="leave out models with less than 3 convolutions"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="compile and compare outputs on the meta device only"
+    )
     parser.add_argument("--every", type=int, default=1, help="only every n-th model")
     parser.add_argument("--first", type=int, default=0, help="the first of those")
     parser.add_argument("--again", nargs="*", default=[], help="statuses to check again")
