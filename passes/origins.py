@@ -19,6 +19,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 from fxscale.passes.trace import tensors_in
 from fxscale.passes.tracer import VALUE
 
+_LIKE = ("to", "type_as")
+"""Methods that read of their argument nothing but dtype and device."""
+
 
 class Origin(Enum):
     """The most that a value depends on."""
@@ -36,7 +39,10 @@ def origin_of(node: fx.Node, origins: Mapping[fx.Node, Origin]) -> Origin:
     """
     if node.op == "placeholder":
         return Origin.IMAGE if holds_tensor(node) else Origin.CONSTANT
-    found = {origins[source] for source in node.all_input_nodes if source in origins}
+    sources = node.all_input_nodes
+    if node.op == "call_method" and node.target in _LIKE:
+        sources = [source for source in sources if source is node.args[0]]
+    found = {origins[source] for source in sources if source in origins}
     if Origin.IMAGE in found and holds_tensor(node):
         return Origin.IMAGE
     return Origin.SIZE if Origin.SIZE in found else Origin.CONSTANT

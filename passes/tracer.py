@@ -71,7 +71,9 @@ class ValueProxy(fx.Proxy):
     def value(self) -> Any:
         return self.node.meta[VALUE]
 
-    def __getattr__(self, name: str) -> ValueProxy:  # type: ignore[override]  # see ValueAttribute
+    def __getattr__(self, name: str) -> Any:  # see ValueAttribute
+        if name == "ndim" and isinstance(self.value, torch.Tensor):
+            return self.value.ndim  # no size decides it, and einops looks it up in a dict
         return ValueAttribute(self, name)
 
     def __len__(self) -> int:

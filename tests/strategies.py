@@ -36,6 +36,8 @@ def specs(draw: st.DrawFn, ranks: tuple[int, ...] = (1, 2, 2, 2, 3)) -> Spec:
     shape = (1, IMAGE_CHANNELS, *size)
     for _ in range(draw(st.integers(1, 10))):
         layer = draw(_layers(shape[1], rank))
+        if isinstance(layer, Skip) and min(shape[2:]) < 8:
+            continue  # a map that was reduced to one pixel does not grow again
         try:
             behind = shape_behind(build(layer, shape[1], rank), shape)
         except RuntimeError:  # the layer does not fit on so small a map
@@ -51,7 +53,9 @@ def specs(draw: st.DrawFn, ranks: tuple[int, ...] = (1, 2, 2, 2, 3)) -> Spec:
     shrink = draw(st.sampled_from([5 / 7, 2 / 3, 0.5, 0.9]))
     small = tuple(max(1, round(n * shrink)) for n in size)
     head = draw(st.sampled_from(HEADS))
-    return Spec(tuple(layers), head, size, small, draw(st.sampled_from(DTYPES)))
+    # torch has no average pool over volumes in bfloat16 on the CPU.
+    dtype = draw(st.sampled_from(DTYPES if rank < 3 else DTYPES[:-1]))
+    return Spec(tuple(layers), head, size, small, dtype)
 
 
 @st.composite

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fxscale.passes.ops import (
     attention,
     conv,
+    deformable,
     elementwise,
     extremes,
     join,
@@ -28,6 +29,7 @@ from fxscale.passes.ops import (
 __all__ = [
     "attention",
     "conv",
+    "deformable",
     "elementwise",
     "extremes",
     "join",

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
+from torch._ops import OpOverloadPacket
 
 from fxscale.errors import UnsupportedModelError
 from fxscale.passes.axes import Annotation, Dims, Shape
@@ -40,7 +41,8 @@ _REGISTRY: dict[Hashable, Registration] = {}
 def handles(*targets: Hashable, params: str = "input") -> Callable[[Handler], Handler]:
     """Register a handler for module classes, functions and method names such as `".view"`.
 
-    A module class of a package that need not be there goes by its name, `"package.module:Class"`.
+    A module class of a package that need not be there goes by its name, `"package.module:Class"`,
+    an operator that a package adds to torch by its own, `"package.operator"`.
     `params` names the operator's arguments in order; a last name with a star collects the rest.
     A second handler for the same operator raises `ValueError`.
     """
@@ -63,6 +65,8 @@ def lookup(target: Hashable) -> Registration | None:
         found = _REGISTRY.get(target)
     except TypeError:  # an unhashable callable object
         return None
+    if isinstance(target, OpOverloadPacket):
+        return found or _REGISTRY.get(str(target))
     return found or (_REGISTRY.get(class_name(target)) if isinstance(target, type) else None)
 
 

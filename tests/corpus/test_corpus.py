@@ -5,16 +5,12 @@ The sizes are (target, pre-train) per spatial axis.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
 
-import fxscale
 from tests.corpus import classifiers, dense, signals
+from tests.corpus.checks import is_the_target_at_its_own_size, learns_and_leads_back
 
 Size = int | tuple[int, ...]
 
@@ -76,77 +72,17 @@ def images(model: type[nn.Module], size: Size) -> tuple[Tensor, ...]:
     return tuple(torch.randn(BATCH, channels, *full) for channels in NETWORKS[model][0])
 
 
-def leaves(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from leaves(item)
-    elif value is not None:
-        for item in value:
-            yield from leaves(item)
-
-
-def same_structure(found: Any, expected: Any) -> None:
-    """The same containers, ranks and channels; maps may be smaller."""
-    assert type(found) is type(expected)
-    ours, theirs = list(leaves(found)), list(leaves(expected))
-    assert len(ours) == len(theirs)
-    for one, other in zip(ours, theirs, strict=True):
-        assert one.ndim == other.ndim
-        assert one.dtype == other.dtype
-        assert one.shape[0] <= other.shape[0]
-        if other.ndim == 2:
-            assert one.shape == other.shape
-
-
-def trained(model: nn.Module, inputs: tuple[Tensor, ...]) -> set[str]:
-    """The parameters that one step of training reaches, with their gradients all finite."""
-    model.train().zero_grad()
-    sum(leaf.float().square().sum() for leaf in leaves(model(*inputs))).backward()  # type: ignore[union-attr]
-    reached = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    for name, gradient in reached.items():
-        assert gradient.isfinite().all(), name
-    return set(reached)
-
-
 @pytest.fixture(params=NETWORKS, ids=lambda model: model.__name__)
 def network(request: pytest.FixtureRequest) -> type[nn.Module]:
     model: type[nn.Module] = request.param
     return model
 
 
-def compiled(model: type[nn.Module], target: nn.Module, size: Size, **options: Any) -> Any:
-    examples = images(model, NETWORKS[model][1])
-    return fxscale.downscale(target, size, example_inputs=examples, **options)
-
-
 def test_compiles_learns_and_leads_back(network: type[nn.Module]) -> None:
-    _, large, small_size = NETWORKS[network]
-    target = network()
-    small = compiled(network, target, small_size)
-    assert small.plan.mac_ratio > 1
-    assert trained(small, images(network, small_size)) == trained(target, images(network, large))
-    for mode in (True, False):
-        with torch.no_grad():
-            found = small.train(mode)(*images(network, small_size))
-            same_structure(found, target.train(mode)(*images(network, large)))
-    copy.deepcopy(target).load_state_dict(fxscale.upscale_state(small), strict=True)
-
-
-def run(model: Callable[..., Any], inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    torch.manual_seed(7)
-    with torch.no_grad():
-        return list(leaves(model(*inputs)))
+    _, large, small = NETWORKS[network]
+    plan = learns_and_leads_back(network(), images(network, large), images(network, small))
+    assert plan.mac_ratio > 1
 
 
 def test_is_the_target_at_its_own_size(network: type[nn.Module]) -> None:
-    target = network()
-    same = compiled(network, target, NETWORKS[network][1], keep=["*"])
-    inputs = images(network, NETWORKS[network][1])
-    for mode in (False, True):
-        expected = run(target.train(mode), inputs)
-        for one, other in zip(run(same.train(mode), inputs), expected, strict=True):
-            assert torch.equal(one, other)
-    for key, value in target.state_dict().items():
-        assert torch.equal(same.state_dict()[key], value), key
+    is_the_target_at_its_own_size(network(), images(network, NETWORKS[network][1]))

@@ -1,0 +1,280 @@
+"""Every refusal is documented, points to the author's own line, and names a remedy that works."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxscale
+from fxscale.errors import FxscaleError, UnsupportedModelError
+from tests.passes.networks import Around
+from tests.reasons import ROOT, reasons
+
+PAGE = (ROOT / "docs" / "refusals.md").read_text(encoding="utf-8")
+ROWS = [
+    tuple(cell.strip() for cell in line.strip("|").split(" | "))
+    for line in PAGE.splitlines()
+    if line.startswith("| ") and not line.startswith(("| reason", "|--"))
+]
+
+
+def test_the_page_lists_every_reason_once() -> None:
+    documented = [row[0] for row in ROWS]
+    expected = [reason.text for reason in reasons()]
+    assert len(documented) == len(set(documented)), "docs/refusals.md lists a reason twice"
+    assert sorted(set(expected) - set(documented)) == [], "add these to docs/refusals.md"
+    assert sorted(set(documented) - set(expected)) == [], "drop these from docs/refusals.md"
+
+
+def test_the_page_gives_the_remedies_of_the_source() -> None:
+    source: dict[str, set[str]] = {}
+    for reason in reasons():
+        source.setdefault(reason.text, set()).add(reason.remedy)
+    for text, remedy, *_ in ROWS:
+        assert remedy in {r or "(in the message)" for r in source[text]}, text
+
+
+def body(function: Callable[[Any, Tensor], Any], **modules: nn.Module) -> Callable[[], nn.Module]:
+    return lambda: Around(function, **modules)
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return 2 * gradients[0]
+
+
+class Doubling(nn.Module):
+    """The remedy for a custom function: a module of its own, with a handler."""
+
+    def forward(self, x: Tensor) -> Any:
+        return Doubled.apply(x)
+
+
+@fxscale.register(Doubling)
+def doubling(call: Any) -> Any:
+    return call.annotation("input")
+
+
+class Spectrum(nn.Module):
+    """An operator that the compiler does not know, in a registered module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.fft2(x).abs()
+
+
+@fxscale.register(Spectrum)
+def spectrum(call: Any) -> Any:
+    return call.annotation("input")
+
+
+class Picky(nn.Module):
+    """Takes images of one size alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != 12:
+            raise RuntimeError("only 12 pixels")
+        return x
+
+
+@fxscale.register(Picky)
+def picky_layer(call: Any) -> Any:
+    return call.annotation("input")
+
+
+class WithExtraState(nn.Module):
+    def get_extra_state(self) -> dict[str, int]:
+        return {"steps": 1}
+
+    def set_extra_state(self, state: Any) -> None:
+        pass
+
+
+def hooked(*, leaf: bool) -> nn.Module:
+    block = nn.Sequential(nn.Conv2d(4, 4, 3)) if not leaf else nn.Conv2d(4, 4, 3)
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = block
+
+        def forward(self, x: Tensor) -> Any:
+            return self.inner(x)
+
+    module = Around(lambda m, x: m.block(x), block=Block())
+    (module.block.inner if leaf else module.block).register_forward_hook(lambda m, a, o: None)  # type: ignore[operator, union-attr]
+    return module
+
+
+Case = tuple[Callable[[], nn.Module], Callable[[], nn.Module]]
+
+# Reason: a network that is refused for it, and the same network after the remedy.
+CASES: dict[str, Case] = {
+    "the operator … is not known to the compiler": (
+        body(lambda m, x: torch.fft.fft2(x).abs()),
+        body(lambda m, x: m.spectrum(x), spectrum=Spectrum()),
+    ),
+    "… is a torch.autograd.Function, whose backward a trace would lose": (
+        body(lambda m, x: Doubled.apply(x)),
+        body(lambda m, x: m.twice(x), twice=Doubling()),
+    ),
+    "Python asks for the contents of the tensor … (data-dependent control flow)": (
+        body(lambda m, x: x if x.sum() > 0 else -x),
+        body(lambda m, x: torch.where(x.mean() > 0, x, -x)),
+    ),
+    "the module … has hooks, which would not run in the pre-train network": (
+        lambda: hooked(leaf=False),
+        lambda: hooked(leaf=True),
+    ),
+    "returns indices into the feature map": (
+        body(lambda m, x: F.max_pool2d(x, 2, return_indices=True)[0]),
+        body(lambda m, x: F.interpolate(F.max_pool2d(x, 2), scale_factor=2)),
+    ),
+    "pools over a flattened feature map": (
+        body(lambda m, x: F.max_pool1d(x.flatten(2), 2)),
+        body(lambda m, x: F.max_pool2d(x, (1, 2)).flatten(2)),
+    ),
+    "a kernel runs over a flattened feature map": (
+        body(lambda m, x: m.next(x.flatten(2)), next=nn.Conv1d(4, 4, 3)),
+        body(lambda m, x: m.next(x).flatten(2), next=nn.Conv2d(4, 4, 3)),
+    ),
+    "output_size is given at the call": (
+        body(lambda m, x: m.up(x, output_size=[24, 24]), up=nn.ConvTranspose2d(4, 4, 3, 2, 1)),
+        body(lambda m, x: m.up(x), up=nn.ConvTranspose2d(4, 4, 3, 2, 1, output_padding=1)),
+    ),
+    "tensors meet whose dimensions are made of different axes": (
+        body(lambda m, x: x.flatten(1) + x.permute(0, 2, 3, 1).flatten(1)),
+        body(lambda m, x: x.flatten(1) + x.flip(2).flatten(1)),
+    ),
+    "picks one pixel of a feature map by its index": (
+        body(lambda m, x: x[:, :, 3, 4]),
+        body(lambda m, x: x[:, :, 0, -1] + F.adaptive_avg_pool2d(x, 1).flatten(1)),
+    ),
+    "splits a feature map along a spatial axis": (
+        body(lambda m, x: x.chunk(2, 2)[0]),
+        body(lambda m, x: x.chunk(2, 1)[0]),
+    ),
+    "crops a feature map and skips pixels": (
+        body(lambda m, x: x[:, :, 2:-2:2]),
+        body(lambda m, x: x[:, :, 2:-2][:, :, ::2]),
+    ),
+    "slices a flattened feature map": (
+        body(lambda m, x: x.flatten(2)[:, :, 5:50]),
+        body(lambda m, x: x[:, :, 1:-1].flatten(2)),
+    ),
+    "pads a flattened feature map": (
+        body(lambda m, x: F.pad(x.flatten(2), (1, 1))),
+        body(lambda m, x: F.pad(x, (1, 1)).flatten(2)),
+    ),
+    "resizes a map of one pixel": (
+        body(lambda m, x: F.interpolate(F.adaptive_avg_pool2d(x, 1), scale_factor=2)),
+        body(lambda m, x: x + F.adaptive_avg_pool2d(x, 1)),
+    ),
+    "the weight is computed, not a parameter": (
+        body(lambda m, x: F.linear(x.flatten(1), m.fc.weight.tanh()), fc=nn.Linear(576, 2)),
+        body(lambda m, x: m.fc(x.flatten(1)), fc=nn.Linear(576, 2)),
+    ),
+    "the linear layer … reads two different feature maps": (
+        body(
+            lambda m, x: m.fc(x[:, :2].flatten(1)) + m.fc(F.max_pool2d(x, (2, 1)).flatten(1)),
+            fc=nn.Linear(288, 2),
+        ),
+        body(
+            lambda m, x: m.fc(x[:, :2].flatten(1)) + m.gc(F.max_pool2d(x, (2, 1)).flatten(1)),
+            fc=nn.Linear(288, 2),
+            gc=nn.Linear(288, 2),
+        ),
+    ),
+    "a convolution covers the whole map in one call and not in another": (
+        body(lambda m, x: [m.next(x), m.next(F.max_pool2d(x, 2))], next=nn.Conv2d(4, 4, 6)),
+        body(
+            lambda m, x: [m.next(x), m.last(F.max_pool2d(x, 2))],
+            next=nn.Conv2d(4, 4, 6),
+            last=nn.Conv2d(4, 4, 6),
+        ),
+    ),
+    "accumulates over the pixels of a feature map, whose number changes": (
+        body(lambda m, x: torch.cumsum(x, 2)),
+        body(lambda m, x: torch.cumsum(x, 1)),
+    ),
+    "drops a feature map's axis because it has one pixel in the target": (
+        body(lambda m, x: F.max_pool2d(x, 3, 12, 1).squeeze(3)),
+        body(lambda m, x: F.adaptive_max_pool2d(x, (1, 1)).squeeze(3)),
+    ),
+    "its features or its batch are made of pixels, whose number changes": (
+        body(lambda m, x: m.rnn(x.mean(1))[0], rnn=nn.GRU(12, 3, batch_first=True)),
+        body(
+            lambda m, x: m.rnn(m.fc(x.mean(1)))[0],
+            fc=nn.Linear(12, 5),
+            rnn=nn.GRU(5, 3, batch_first=True),
+        ),
+    ),
+    "the attribute … of a tensor": (
+        body(lambda m, x: x * x.real),
+        body(lambda m, x: x * x),
+    ),
+    "the state dict holds …, which is a …, not a tensor": (
+        body(lambda m, x: x, extra=WithExtraState()),
+        body(lambda m, x: x),
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", CASES)
+def test_a_refusal_points_to_the_code_and_its_remedy_works(reason: str) -> None:
+    refused, mended = CASES[reason]
+    model = refused()
+    parts = map(re.escape, reason.split("…"))
+    with pytest.raises(UnsupportedModelError, match=".*".join(parts)) as caught:
+        fxscale.downscale(model, 8, target_size=12)
+    error = caught.value
+    assert error.remedy
+    assert f"Remedy: {error.remedy}." in str(error)
+    if "state dict" not in reason:
+        assert error.node or error.module
+    if error.source is not None:
+        path, _, line = error.source.rpartition(":")
+        assert Path(path) == Path(__file__) or Path(path).name in ("networks.py", "functional.py")
+        assert int(line) > 0
+        assert error.source in str(error)
+    elif error.node:
+        pytest.fail("no line of code is named")
+    small = fxscale.downscale(mended(), 8, target_size=12)
+    assert small is not None
+
+
+def test_the_page_marks_the_remedies_that_are_tested() -> None:
+    assert sorted(CASES) == sorted(row[0] for row in ROWS if row[2] == "here")
+
+
+def test_keep_is_a_remedy_for_kernels_that_cannot_change() -> None:
+    """A kernel that is cut in two stays, and the rest of the network shrinks."""
+
+    def cut(m: Any, x: Tensor) -> Tensor:
+        return F.conv2d(x, m.next.weight[:, :, 1:, 1:] * m.next.weight[:, :, :-1, :-1])
+
+    model = Around(cut, next=nn.Conv2d(4, 4, 4))
+    with pytest.raises(FxscaleError, match=r"Remedy: .*keep"):
+        fxscale.downscale(model, 8, target_size=12)
+
+
+def test_what_torch_raises_is_never_bare() -> None:
+    """A network that does not run at its own size, one whose leaf fails at the small one."""
+
+    too_wide = Around(lambda m, x: m.fc(x.flatten(1)), fc=nn.Linear(7, 2))
+    with pytest.raises(UnsupportedModelError, match=r"failed at the target size: .*\[2, 576\]"):
+        fxscale.downscale(too_wide, 8, target_size=12)
+    picky = Around(lambda m, x: m.picky(x), picky=Picky())
+    with pytest.raises(UnsupportedModelError, match="'picky' fails in the pre-train network: only"):
+        fxscale.downscale(picky, 8, target_size=12)
