@@ -122,9 +122,9 @@ class Annotator:
                 origin = Origin.SIZE if sized else Origin.CONSTANT
             self.origins[node] = origin
             check_shape(node, self.annotations[node])
-        self.substitutions += substitute_literals(
-            self.network.graph.nodes, self.annotations, self.events
-        )
+        replaced = {substitution.node for substitution in self.substitutions}
+        nodes = (node for node in self.network.graph.nodes if node not in replaced)
+        self.substitutions += list(substitute_literals(nodes, self.annotations, self.events))
         return AnnotatedNetwork(
             annotations=self.annotations,
             events=tuple(self.events),

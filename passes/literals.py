@@ -3,7 +3,8 @@
 Where `x.view(B, H // 7, 7, ...)` makes windows of 5 out of windows of 7, the 7 in `H // 7`, in
 `(7 - H % 7) % 7` and in `if H == 7` is the same window, and must become 5 with it. Two rules:
 
-1. a number compared with a length that it equals in the target is that length;
+1. a number that a length is compared with or divided by, and that it equals in the target, is that
+   length (a map that is one window);
 2. a number in arithmetic on the length of a split axis that equals a part which the model names is
    that part.
 
@@ -33,16 +34,23 @@ from fxscale.passes.axes import (
 )
 from fxscale.passes.origins import holds_tensor
 
-_COMPARISONS: frozenset[Any] = frozenset(
-    (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge)
+_HELD_AGAINST: frozenset[Any] = frozenset(
+    (
+        operator.eq,
+        operator.ne,
+        operator.lt,
+        operator.le,
+        operator.gt,
+        operator.ge,
+        operator.mod,
+        operator.floordiv,
+    )
 )
-_ARITHMETIC: frozenset[Any] = _COMPARISONS | {
+_ARITHMETIC: frozenset[Any] = _HELD_AGAINST | {
     operator.add,
     operator.sub,
     operator.mul,
-    operator.floordiv,
     operator.truediv,
-    operator.mod,
     max,
     min,
 }
@@ -65,7 +73,9 @@ def substitute_literals(
             continue
         for index, literal in enumerate(node.args):
             if type(literal) is int:
-                dim = _compared(node, literal, annotations) or _part(literal, measured[node], named)
+                dim = _same_length(node, literal, annotations) or _part(
+                    literal, measured[node], named
+                )
                 if dim:
                     yield Substitution(node, index, dim)
 
@@ -89,8 +99,10 @@ def _named_parts(events: list[Event]) -> Callable[[Axis], Iterator[Axis]]:
     return of
 
 
-def _compared(node: fx.Node, literal: int, annotations: Mapping[fx.Node, Annotation]) -> Dim | None:
-    if node.target not in _COMPARISONS:
+def _same_length(
+    node: fx.Node, literal: int, annotations: Mapping[fx.Node, Annotation]
+) -> Dim | None:
+    if node.target not in _HELD_AGAINST:
         return None
     for source in node.all_input_nodes:
         extent = annotations.get(source)

@@ -99,4 +99,14 @@ def comparison(call: Call) -> Annotation:
         from fxscale.passes.ops.join import broadcast
 
         return broadcast(call, ("a", "b"))
-    return None  # its numbers: passes/literals.py
+    if call.node.target is operator.eq and call.result:
+        _scale_constant(call)
+    return None
+
+
+def _scale_constant(call: Call) -> None:
+    """`h == 224`: the constant is the length of the same axis, in either network."""
+    for extent, constant in (("a", "b"), ("b", "a")):
+        found = call.annotation(extent)
+        if isinstance(found, Extent) and is_spatial(found.dim) and type(call.raw(constant)) is int:
+            call.annotator.substitute(call.node, found.dim, argument=call.place(constant))

@@ -38,6 +38,12 @@ def compared(m: Around, x: Tensor) -> Tensor:
     return x if x.shape[2] == 12 and x.shape[3] <= 12 and x.shape[2] > 7 else -x
 
 
+def one_window(m: Around, x: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    assert h % 12 == 0
+    return x.view(n, c, h // 12, 12, w)
+
+
 def other_arithmetic(m: Around, x: Tensor) -> Tensor:
     n, c, h, w = x.shape
     return x.view(n, c, h, 3, w // 3) if h // 4 + 4 > 3 else x
@@ -52,6 +58,7 @@ def other_arithmetic(m: Around, x: Tensor) -> Tensor:
             [("mod", 1, 5), ("sub", 0, 5), ("mod_1", 1, 5), ("floordiv", 1, 5)],
         ),
         (compared, [("eq", 1, 12), ("le", 1, 12)]),
+        (one_window, [("mod", 1, 12), ("floordiv", 1, 12)]),
         (other_arithmetic, [("floordiv_1", 1, 3)]),  # the 4 and the 3 about h are just numbers
     ],
 )
