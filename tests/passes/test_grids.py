@@ -10,8 +10,16 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 import fxscale
-from fxscale.passes.axes import Axis, Refit, Window
-from fxscale.passes.grids import Grid, drift, image_grid, through_refit, through_window
+from fxscale.passes.axes import Axis, Refit, Split, Window
+from fxscale.passes.grids import (
+    Grid,
+    drift,
+    image_grid,
+    merged_grid,
+    part_grids,
+    through_refit,
+    through_window,
+)
 from fxscale.passes.windows import window_length
 from tests.passes.coordinates import coordinates, off_centre
 
@@ -251,3 +259,30 @@ def test_the_plan_reports_where_the_networks_look(name: str) -> None:
                 there, size[position]
             )
             assert feature_map.drift[position] == pytest.approx(apart, abs=1e-6), feature_map
+
+
+@pytest.mark.parametrize(("blocks", "block", "step"), [(5, 4, 1.0), (3, 2, 4.0), (6, 3, 2.0)])
+def test_blocks_look_at_the_middle_of_their_pixels(blocks: int, block: int, step: float) -> None:
+    source = Grid(blocks * block, step, 1.5, 64)
+    looks = source.step * torch.arange(source.length, dtype=torch.float64) + source.offset
+    parts = (Axis(blocks, spatial=True), Axis(block, spatial=False))
+    split = Split(NODE, Axis(source.length, spatial=True), parts, (False, True))
+    found = part_grids(source, split, (blocks, block))[parts[0]]
+    middles = looks.reshape(blocks, block).mean(1)
+    assert (found.step, found.offset) == fitted(middles, torch.ones(blocks, dtype=torch.bool))
+    assert (found.length, found.image) == (blocks, 64)
+
+
+def test_windows_are_images_of_their_own() -> None:
+    parts = (Axis(8, spatial=True), Axis(7, spatial=True))
+    split = Split(NODE, Axis(56, spatial=True), parts, (False, True))
+    found = part_grids(image_grid(40), split, (8, 5))
+    assert found == {parts[0]: image_grid(8), parts[1]: image_grid(5)}
+
+
+def test_windows_put_together_cover_what_they_were_taken_from() -> None:
+    source = Grid(40, 4.0, 1.5, 160)
+    same, shorter = merged_grid(source, 40), merged_grid(source, 32)
+    assert (same.step, same.offset) == (source.step, source.offset)
+    assert shorter.step * 32 == source.step * 40
+    assert shorter.offset - shorter.step / 2 == source.offset - source.step / 2

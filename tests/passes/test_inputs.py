@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fxscale.errors import SizeError, UnsupportedModelError
-from fxscale.passes.inputs import BATCH, check_rank, describe_inputs, first_convolution
+from fxscale.passes.inputs import (
+    BATCH,
+    check_rank,
+    describe_inputs,
+    first_convolution,
+    image_channels,
+)
 
 
 class TwoInputs(nn.Module):
@@ -107,3 +113,24 @@ def test_first_convolution() -> None:
     assert first_convolution(model) is model[1]
     with pytest.raises(UnsupportedModelError, match="Linear has no convolution"):
         first_convolution(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("in_channels", "config", "expected"),
+    [
+        (48, {"input_size": (3, 224, 224)}, 3),  # blocks of 4x4 pixels
+        (12, {"input_size": (3, 224, 224)}, 3),
+        (1, {"input_size": (3, 224, 224)}, 1),  # the model was made for other images
+        (6, {"input_size": (3, 224, 224)}, 6),
+        (48, {"input_size": None}, 48),
+        (48, {}, 48),
+        (48, None, 48),
+    ],
+)
+def test_channels_in_front_of_space_to_depth(
+    in_channels: int, config: dict[str, Any] | None, expected: int
+) -> None:
+    model = nn.Sequential(nn.Conv2d(in_channels, 4, 3))
+    if config is not None:
+        model.pretrained_cfg = config  # type: ignore[assignment]  # as timm does
+    assert image_channels(model, first_convolution(model)) == expected
