@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
@@ -186,6 +187,8 @@ class Annotator:
 
     def _unknown(self, node: fx.Node, module: nn.Module | None) -> Annotation:
         """An operator without a handler is safe only where no spatial size reaches it."""
+        if isinstance(node.target, type) and is_dataclass(node.target):
+            return {name: self.annotation_of(value) for name, value in node.kwargs.items()}
         touched = [a for a in map(self.annotations.get, node.all_input_nodes) if carries_size(a)]
         if not touched:
             return fixed_annotation(node.meta[VALUE])
@@ -374,6 +377,7 @@ class Annotator:
         """Record that a constant of the target is laid over a feature map."""
         for axis in (axis for dim in dims for axis in dim):
             self._refuse_kernel(node, axis)
+            self._require_map(node, axis)
         nearest = has_no_order(operand, self.network.model)
         self.resamplings.append(Resampling(node, operand, dims, nearest))
 

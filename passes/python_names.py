@@ -4,7 +4,9 @@ A proxy is neither a tensor nor an int, and `isinstance` cannot be taught otherw
 torch's C code believe it, too. While a model is traced, the modules that define its classes see
 
 1. an `isinstance`, and a `torch.is_tensor`, that ask for the value behind a proxy;
-2. the Python source of functions that were scripted with `torch.jit.script`, which take no proxies.
+2. the Python source of functions that were scripted with `torch.jit.script`, which take no proxies;
+3. a `torch.utils.checkpoint.checkpoint` that calls the function: what it computes is the same, and
+   the memory that it saves is a matter of the training loop.
 
 `torch.fx` treats `len` and the functions given to `fx.wrap` in the same way. Everything is put
 back afterwards.
@@ -20,10 +22,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
 _MISSING = object()
+_CHECKPOINT = torch.utils.checkpoint.checkpoint
 
 
 @contextmanager
@@ -48,12 +52,15 @@ def answering_for_values(model: nn.Module, value_of: Callable[[fx.Proxy], Any]) 
 
     try:
         put(vars(torch), "is_tensor", is_tensor)
+        put(vars(torch.utils.checkpoint), "checkpoint", _call)
         for namespace in _namespaces(model):
             if "isinstance" not in namespace:
                 put(namespace, "isinstance", is_instance)
             for name, value in list(namespace.items()):
                 if builtins.isinstance(value, torch.jit.ScriptFunction):
                     put(namespace, name, _unscripted(value))
+                elif value is _CHECKPOINT:
+                    put(namespace, name, _call)
         yield
     finally:
         for namespace, name, value in reversed(changed):
@@ -75,6 +82,19 @@ def _namespaces(model: nn.Module) -> Iterator[dict[str, Any]]:
     for name, module in list(sys.modules.items()):
         if module is not None and (name in names or name.partition(".")[0] in packages):
             yield vars(module)
+
+
+def _call(
+    function: Callable[..., Any],
+    *args: Any,
+    use_reentrant: Any = None,
+    context_fn: Any = None,
+    determinism_check: Any = None,
+    debug: Any = None,
+    preserve_rng_state: Any = None,
+    **kwargs: Any,
+) -> Any:
+    return function(*args, **kwargs)
 
 
 def _unscripted(scripted: Any) -> Callable[..., Any]:

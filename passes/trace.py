@@ -35,6 +35,7 @@ from fxscale.passes.tracer import (
     first_line,
     refusing_custom_functions,
 )
+from fxscale.passes.with_blocks import recording_with_blocks
 
 TRAIN, EVAL = True, False
 
@@ -186,7 +187,11 @@ def _constant_placeholders(constants: Mapping[str, Any]) -> dict[str, Any]:
 
 def _trace_mode(tracer: ValueTracer, model: nn.Module, constants: dict[str, Any]) -> fx.Graph:
     try:
-        with refusing_custom_functions(), answering_for_values(model, lambda p: p.node.meta[VALUE]):
+        with (
+            refusing_custom_functions(),
+            answering_for_values(model, lambda proxy: proxy.node.meta[VALUE]),
+            recording_with_blocks(tracer),
+        ):
             graph = tracer.trace(model, concrete_args=constants or None)
         return _without_constants(graph, model)
     except FxscaleError:

@@ -30,7 +30,9 @@ from torch.fx.node import Argument, Target
 from torch.nn.utils.parametrizations import _SpectralNorm, _WeightNorm
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
+from fxscale.contexts import CONTEXT_FUNCTIONS, AutocastState
 from fxscale.passes.refusal import SOURCE, calling_line, refusal
+from fxscale.passes.with_blocks import AUTOCAST, autocast_of
 
 VALUE = "fxscale_value"
 """Key of `node.meta` under which the value of a node at the target size is kept."""
@@ -172,6 +174,13 @@ class ValueTracer(fx.Tracer):
         self._instruction: Instruction | None = None
         self._asked_there = 0
         self._evaluating = False
+        self.autocast: list[AutocastState] = []
+
+    def record_call(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """A node for a call made by the code that is traced, not by a node that is computed."""
+        if self._evaluating or not hasattr(self, "graph"):
+            return None
+        return self.create_proxy("call_function", function, args, {})
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         known = type(m) in self.leaf_types or class_name(type(m)) in self.leaf_types
@@ -214,6 +223,8 @@ class ValueTracer(fx.Tracer):
         node = super().create_node(kind, target, args, kwargs, name, type_expr)
         self._forget_parsed_index(node)
         node.meta[SOURCE] = calling_line()
+        if self.autocast:
+            node.meta[AUTOCAST] = self.autocast[-1]
         if kind != "output":
             node.meta[VALUE] = self._evaluate(node)
         return node
@@ -341,11 +352,18 @@ def quiet_failures() -> Iterator[None]:
 
 def evaluate_node(node: fx.Node, root: nn.Module, key: str) -> Any:
     """Compute one node from the values that its arguments keep under `meta[key]`."""
+    with autocast_of(node):
+        return _evaluate_node(node, root, key)
+
+
+def _evaluate_node(node: fx.Node, root: nn.Module, key: str) -> Any:
 
     def load(argument: Argument) -> Any:
         return fx.node.map_arg(argument, lambda n: n.meta[key])
 
     args, kwargs = load(node.args), load(node.kwargs)
+    if node.target in CONTEXT_FUNCTIONS:
+        return None  # its effect is on the nodes of its block, which know it
     if node.op == "call_function":
         return node.target(*args, **kwargs)  # type: ignore[operator]
     if node.op == "call_method":

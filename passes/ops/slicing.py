@@ -294,8 +294,13 @@ def _pad(call: Call, amounts: tuple[int, ...]) -> Annotation:
             continue
         if not is_spatial(dim):
             dims[index] = (Axis(call.result.shape[index], spatial=False),)
-        elif len(dim) > 1:
-            raise call.refuse("pads a flattened feature map", "pad before flattening")
+        elif len(dim) > 1 or isinstance(dim[0], Concatenation):
+            if before < 0 or after < 0:
+                raise call.refuse("crops a flattened feature map", "crop it before flattening")
+            # Tokens in front and behind, as if they were concatenated.
+            dims[index] = call.annotator.concatenation(
+                [fixed_dim(n) if isinstance(n, int) else n for n in (before, dim, after) if n != 0]
+            )
         else:
             axis = call.annotator.window(
                 node=call.node,

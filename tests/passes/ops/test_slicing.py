@@ -98,6 +98,8 @@ BETWEEN: dict[str, Any] = {
     "two maps, side by side": lambda x: torch.cat([x, x.flip(3)], 3),
     "tokens meet tokens": lambda x: _tokens(x) + _tokens(x.relu()),
     "rebuilt": _rebuilt,
+    "a padded token": lambda x: F.pad(x.flatten(2).mT, (0, 0, 1, 0)) + _tokens(x),
+    "padded tokens": lambda x: F.pad(_tokens(x), (0, 0, 0, 2), value=0.5)[:, -2:],
     "the mean of the pixels": lambda x: _tokens(x)[:, 1:].mean(1),
     "the mean of all tokens": lambda x: _tokens(x).mean(1),
     "attention": lambda x: F.scaled_dot_product_attention(_tokens(x), _tokens(x), _tokens(x))[:, 0],
@@ -163,7 +165,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "spatial chunk": (lambda m, x: x.chunk(2, dim=2)[0], "splits a feature map along a spatial"),
     "spatial split": (lambda m, x: x.split(6, dim=-1)[0], "splits a feature map along a spatial"),
     "spatial unbind": (lambda m, x: x.unbind(3)[0], "splits a feature map along a spatial axis"),
-    "flattened pad": (lambda m, x: F.pad(x.flatten(2), (1, 1)), "pads a flattened feature map"),
+    "flattened crop by pad": (lambda m, x: F.pad(x.flatten(2), (-1, 1)), "crops a flattened feat"),
 }
 
 
