@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,15 +12,10 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from fxscale.cli.app import app
+from tests.code_blocks import code_blocks, run_python
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def code_blocks(language: str) -> Iterator[tuple[int, str]]:
-    """`(line, source)` of every fenced block of that language; lines counted from 1."""
-    for match in re.finditer(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
-        yield README.count("\n", 0, match.start(1)) + 1, match[1]
+README = ROOT / "README.md"
 
 
 @pytest.mark.slow
@@ -30,17 +24,11 @@ def test_python_blocks_run_one_after_the_other(
 ) -> None:
     pytest.importorskip("torchvision")
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {}
-    blocks = list(code_blocks("python"))
-    assert len(blocks) >= 6
-    for line, source in blocks:
-        # Empty lines in front, so that a traceback shows the line of the README.
-        program = compile("\n" * (line - 1) + source, str(ROOT / "README.md"), "exec")
-        exec(program, namespace)
+    assert run_python(README) >= 6
 
 
 def test_the_two_commands_are_those_of_ci() -> None:
-    commands = [source.strip() for _, source in code_blocks("bash")][:2]
+    commands = [source.strip() for _, source in code_blocks(README, "bash")][:2]
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     assert [command for command in ci if command.startswith("python3 -m venv")] == commands
     assert commands[0].endswith("fxscale demo")
@@ -52,7 +40,7 @@ def test_command_lines_are_understood() -> None:
     assert isinstance(group, TyperGroup)
     lines = [
         shlex.split(line, comments=True)[1:]
-        for _, source in code_blocks("bash")
+        for _, source in code_blocks(README, "bash")
         for line in source.splitlines()
         if line.startswith("fxscale ")
     ]
