@@ -44,6 +44,8 @@ def specs(draw: st.DrawFn, ranks: tuple[int, ...] = (1, 2, 2, 2, 3)) -> Spec:
             continue
         except ValueError:  # a normalisation over one pixel
             continue
+        if behind.numel() == 0:
+            continue  # torch lets a padded transposed convolution leave nothing
         if behind[2:].numel() > 2 * torch.Size(size).numel() or behind[1] > 24:
             continue  # small, so that many networks can be tried
         layers.append(layer)

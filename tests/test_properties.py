@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, event, given, seed, settings
 from torch import Tensor, nn
 
 import fxscale
-from tests.random_networks import IMAGE_CHANNELS, Conv, Network, Pool, Spec
+from tests.random_networks import IMAGE_CHANNELS, Conv, Gate, Network, Pool, Spec
 from tests.strategies import specs
 
 BATCH = 3
@@ -95,36 +95,29 @@ def check_identity(spec: Spec) -> None:
     assert same.plan.max_drift == 0
 
 
-FEW = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-MANY = settings(max_examples=5000, deadline=None, suppress_health_check=list(HealthCheck))
+def check_random_networks(count: int, shard: int) -> None:
+    """All properties of `count` random networks; every shard draws others."""
+
+    @seed(shard)
+    @settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(specs())
+    def check(spec: Spec) -> None:
+        event(check_downscaling(spec))
+        check_identity(spec)
+
+    check()
 
 
 @pytest.mark.slow
-@FEW
-@given(specs())
-def test_downscaling_random_networks(spec: Spec) -> None:
-    event(check_downscaling(spec))
-
-
-@pytest.mark.slow
-@FEW
-@given(specs())
-def test_identity_of_random_networks(spec: Spec) -> None:
-    check_identity(spec)
+@pytest.mark.parametrize("shard", range(6))
+def test_300_random_networks(shard: int) -> None:
+    check_random_networks(50, shard)
 
 
 @pytest.mark.nightly
-@MANY
-@given(specs())
-def test_downscaling_many_random_networks(spec: Spec) -> None:
-    event(check_downscaling(spec))
-
-
-@pytest.mark.nightly
-@MANY
-@given(specs())
-def test_identity_of_many_random_networks(spec: Spec) -> None:
-    check_identity(spec)
+@pytest.mark.parametrize("shard", range(6, 106))
+def test_10000_random_networks(shard: int) -> None:
+    check_random_networks(100, shard)
 
 
 # Networks that the properties once failed on.
@@ -141,3 +134,16 @@ def test_a_padded_average_pool_over_volumes_wants_its_window_to_fit() -> None:
     spec = Spec((Conv(1, (1, 1, 1), 2), Pool("average", 3, 1, 1)), "pool", (8,) * 3, (3,) * 3)
     with pytest.raises(fxscale.SizeError, match="too few for a kernel of 3"):
         compiled(Network(spec), spec.input_size, spec)
+
+
+def test_a_map_of_one_pixel_is_gated_by_its_own_average() -> None:
+    halving = Conv(2, (3, 3), 2, 1)
+    spec = Spec((halving, halving, halving, Gate(spatial=False)), "pool", (8, 8), (6, 6))
+    check_identity(spec)
+    check_downscaling(spec)
+
+
+def test_padded_average_pools_over_short_volumes() -> None:
+    spec = Spec((Conv(1, (1, 1, 1), 2), Pool("average", 3, 1, 1)), "pool", (8,) * 3, (4,) * 3)
+    check_identity(spec)
+    check_downscaling(spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,7 +111,12 @@ def test_starred_arguments() -> None:
 def test_refusals_name_operator_and_place() -> None:
     call = call_of(lambda m, x: torch.relu(x), "input")
     error = call.refuse("a reason", "a remedy")
-    assert str(error) == ("unsupported model at node 'relu': relu: a reason. Remedy: a remedy.")
+    assert error.source is not None
+    path, _, line = error.source.rpartition(":")
+    assert path == __file__
+    assert "torch.relu(x)" in Path(path).read_text(encoding="utf-8").splitlines()[int(line) - 1]
+    where = f"at node 'relu' ({error.source})"
+    assert str(error) == f"unsupported model {where}: relu: a reason. Remedy: a remedy."
 
 
 def test_an_argument_that_is_no_tensor() -> None:
