@@ -173,9 +173,9 @@ CASES: dict[str, Case] = {
         body(lambda m, x: x.flatten(2)[:, :, 5:50]),
         body(lambda m, x: x[:, :, 1:-1].flatten(2)),
     ),
-    "pads a flattened feature map": (
-        body(lambda m, x: F.pad(x.flatten(2), (1, 1))),
-        body(lambda m, x: F.pad(x, (1, 1)).flatten(2)),
+    "crops a flattened feature map": (
+        body(lambda m, x: F.pad(x.flatten(2), (-1, -1))),
+        body(lambda m, x: F.pad(x, (-1, -1)).flatten(2)),
     ),
     "resizes a map of one pixel": (
         body(lambda m, x: F.interpolate(F.adaptive_avg_pool2d(x, 1), scale_factor=2)),
