@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import fx, nn
 from fxscale.passes.axes import Annotation, Axis, Dim, Dims, Extent, Shape, is_spatial
 from fxscale.passes.ops.registry import Call, handles
 from fxscale.passes.origins import Origin
+from fxscale.passes.tracer import VALUE
 
 
 @handles(nn.Flatten)
@@ -106,13 +108,31 @@ def _replace_size(call: Call, size: Any, dim: Dim, place: Any) -> int | Dim | No
             return None
         if call.annotator.annotations[size] == Extent(dim):
             return None
-        value = -1 if any(axis.batch for axis in dim) else dim
+        value = -1 if any(axis.batch for axis in dim) or _counts_samples(size) else dim
     elif type(size) is int and size != -1 and is_spatial(dim):
         value = dim
     else:
         return None
     call.annotator.substitute(call.node, value, argument=place)
     return value
+
+
+def _counts_samples(size: fx.Node) -> bool:
+    """Whether arithmetic on sizes reads the first length of a tensor, by custom the batch."""
+    pending, seen = [size], set()
+    while pending:
+        node = pending.pop()
+        if node in seen or isinstance(node.meta[VALUE], torch.Tensor):
+            continue
+        seen.add(node)
+        whole = node.all_input_nodes[:1]
+        if node.target is operator.getitem:  # of `x.shape` or `x.size()`, not of a part of them
+            whole = whole[0].all_input_nodes
+        reads = node.target in (operator.getitem, "size") and node.args[1:] == (0,)
+        if reads and any(isinstance(source.meta[VALUE], torch.Tensor) for source in whole):
+            return True
+        pending += node.all_input_nodes
+    return False
 
 
 @handles(".view_as", ".reshape_as", params="input other")

@@ -262,6 +262,21 @@ def test_a_convolution_within_windows() -> None:
     same_outputs(small, Around(within(4), **layers()), torch.randn(2, 3, 8, 8))
 
 
+@pytest.mark.parametrize("twice", [lambda x: torch.cat([x, -x]), lambda x: x.repeat(2, 1, 1, 1)])
+def test_a_batch_that_was_put_together(twice: Callable[[Tensor], Tensor]) -> None:
+    def body(size: int) -> Body:
+        def attend(m: Any, x: Tensor) -> Tensor:
+            n, c, h, w = twice(x).shape
+            t = twice(x).view(n, c, h // size, size, w // size, size).permute(0, 2, 4, 3, 5, 1)
+            t = mix(t.reshape(n * (h // size) * (w // size), size * size, c))
+            return t.reshape(n, h // size, w // size, size, size, c).mean((1, 2, 3, 4))
+
+        return attend
+
+    small = fxscale.downscale(Around(body(6)), 8, target_size=12, kernels={"conv": 3})
+    same_outputs(small, Around(body(4)), torch.randn(5, 3, 8, 8))
+
+
 def test_axes() -> None:
     network = annotated(Around(window_attention(4)))
     assert layout(network, "view") == "(2) (~3) (~4) (~3) (~4) (4)"
