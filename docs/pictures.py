@@ -112,8 +112,9 @@ def _heatmap(ax: Axes, values: Tensor, *, numbers: bool = True) -> AxesImage:
     if numbers:
         for row, line in enumerate(values.tolist()):
             for column, value in enumerate(line):
-                ax.text(column, row, f"{value:.1f}".replace("-0.0", "0.0"), ha="center",
-                        va="center", fontsize=7, color="white" if abs(value) > 0.6 else "k")  # fmt: skip
+                text = f"{value:.1f}".replace("-0.0", "0.0")
+                paint = "white" if abs(value) > 0.6 else "black"
+                ax.text(column, row, text, ha="center", va="center", fontsize=7, color=paint)
     return picture
 
 
