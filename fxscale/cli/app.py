@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from fxscale.cli.compare import compare
 from fxscale.cli.demo import demo
 from fxscale.cli.downscale import downscale
 from fxscale.cli.onnx import onnx
@@ -71,7 +72,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.callback()(_fxscale)
-for command in (plan, sizes, downscale, upscale, onnx, train, demo):
+for command in (plan, sizes, downscale, upscale, onnx, train, compare, demo):
     app.command()(command)
 
 

@@ -31,9 +31,7 @@ def plot_comparison(
     figure.suptitle(title, fontsize=15, fontweight="bold")
     for axes, against_time in ((by_epoch, False), (by_second, True)):
         _draw(axes, target, scaled, against_time=against_time)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=LABEL_SIZE - 1)
+        style(axes)
     by_epoch.set_xlabel("epoch", fontsize=LABEL_SIZE)
     by_epoch.set_ylabel("test accuracy (%)", fontsize=LABEL_SIZE)
     by_second.set_xlabel("training time (s)", fontsize=LABEL_SIZE)
@@ -41,6 +39,22 @@ def plot_comparison(
     _mark_saving(by_second, target, scaled)
     with written_whole(path) as partial:
         figure.savefig(partial, format="png", dpi=150)
+
+
+def style(axes: Axes) -> None:
+    """A light grid, no frame, labels that can be read from the back row."""
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=LABEL_SIZE - 1)
+
+
+def draw_band(
+    axes: Axes, x: Sequence[float], curves: Sequence[Sequence[float]], colour: str
+) -> None:
+    """From the lowest to the highest of several curves."""
+    if len(curves) > 1:
+        low, high = ([end(at) for at in zip(*curves, strict=True)] for end in (min, max))
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
 def _draw(axes: Axes, target: Sequence[Run], scaled: Sequence[Run], *, against_time: bool) -> None:
@@ -100,10 +114,7 @@ def _curve(
 ) -> None:
     curves = [[100 * record.accuracy for record in run.records][part] for run in runs]
     axes.plot(x[part], _means(curves), color=colour, linewidth=2.4, label=label, marker=".")
-    if len(runs) > 1:
-        low = [min(values) for values in zip(*curves, strict=True)]
-        high = [max(values) for values in zip(*curves, strict=True)]
-        axes.fill_between(x[part], low, high, color=colour, alpha=0.15, linewidth=0)
+    draw_band(axes, x[part], curves, colour)
 
 
 def _mark_saving(axes: Axes, target: Sequence[Run], scaled: Sequence[Run]) -> None:

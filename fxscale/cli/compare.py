@@ -1,0 +1,94 @@
+"""`fxscale compare`: the same network trained in several ways, in one report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fxscale.cli.options import Debug, Quiet
+from fxscale.cli.training_options import with_training_options
+
+if TYPE_CHECKING:
+    from fxscale.training.observers import TrainingObserver
+
+
+@with_training_options
+def compare(
+    options: dict[str, Any],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="FOLDER", help="The report and all runs go here."),
+    ],
+    resize_at: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="EPOCH[,EPOCH...]|auto|plateau",
+            help="When to go over to the target; repeat it to compare several.",
+            show_default="auto",
+        ),
+    ] = None,
+    progressive_at: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="EPOCH[,EPOCH...]|auto|plateau|none",
+            help="The same for progressive resizing; none leaves it out.",
+            show_default="the first --resize-at",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Runs of each kind, with seeds from --seed on.")
+    ] = 1,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on; finished runs are kept, new transitions and seeds added."
+        ),
+    ] = False,
+    accelerator: Annotated[str, typer.Option(metavar="auto|cpu|cuda")] = "auto",
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train a network in several ways with the same seeds, and write one report.
+
+    The target network alone; the pre-train network alone; progressive resizing, which is the
+    unchanged network on small images first; and the pre-train network with a transition, one
+    variant per `--resize-at`. Writes `comparison.html` (which holds its pictures), PNG files and
+    `comparison.json`: accuracy against epochs and against training time, and a table of best
+    accuracy (epoch) and total time.
+
+    **Examples**
+
+        fxscale compare --model resnet34 --data DIR --resize-at 28 --resize-at 58 -o out
+        fxscale compare --model resnet34 --data DIR --resize-at 28 --seeds 3 --resume -o out
+    """
+    from rich.console import Console
+
+    from fxscale.training.bar import Bar
+    from fxscale.training.compare import compare as run
+    from fxscale.training.compare import variants
+    from fxscale.training.comparison_report import comparison_table, write_report
+    from fxscale.training.extra import require
+    from fxscale.training.settings import Settings
+
+    require("matplotlib")
+    first_process = os.environ.get("RANK", "0") == "0"
+    console = Console(quiet=quiet or not first_process)
+
+    def bar(title: str) -> Sequence[TrainingObserver]:
+        console.rule(title)
+        return [Bar(console)]
+
+    progressive = None if progressive_at is None else [p for p in progressive_at if p != "none"]
+    chosen = variants(Settings(**options), resize_at or ["auto"], progressive)
+    comparison = run(
+        chosen, output, seeds=seeds, resume=resume, observers=bar, accelerator=accelerator
+    )
+    if not first_process:
+        return
+    report = write_report(comparison, output)
+    console.print(comparison_table(comparison))
+    console.print(f"Report: {report}")

@@ -1,0 +1,238 @@
+"""`compare`: one network trained in several ways with the same seeds, run by run.
+
+The ways of the paper's Tables 2 to 4: the target network alone, the pre-train network alone, and
+the transition after several numbers of epochs; and progressive resizing, which trains the unchanged
+network on small images first, and which any other method has to beat.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from fxscale.errors import CheckpointError, FxscaleError
+from fxscale.files import written_whole
+from fxscale.training import models
+from fxscale.training.devices import launch
+from fxscale.training.history import History
+from fxscale.training.observers import TrainingObserver
+from fxscale.training.pictures import Source, open_source
+from fxscale.training.run import train
+from fxscale.training.settings import Settings
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+Kind = Literal["target", "pretrain", "progressive", "resized"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train.
+
+    **Attributes:**
+
+    - `kind`: what is done; `rule`: when to go over to the next network, empty if never.
+    - `settings`: of its first run; the others differ in the seed alone.
+    - `key`: names its folder: `"target"`, `"resized-28"`.
+    """
+
+    kind: Kind
+    rule: str
+    settings: Settings
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}-{self.rule.replace(',', '-')}" if self.rule else self.kind
+
+    @property
+    def when(self) -> str:
+        """The rule in words."""
+        named = {"": "", "auto": "before the first drop", "plateau": "on a plateau"}
+        return named.get(self.rule, f"after epoch {' and '.join(self.rule.split(','))}")
+
+    @property
+    def name(self) -> str:
+        """Kind and rule in words."""
+        return f"{_NAMES[self.kind]} {self.when}".strip()
+
+
+_NAMES: dict[Kind, str] = {
+    "target": "target network alone",
+    "pretrain": "pre-train network alone",
+    "progressive": "progressive resizing",
+    "resized": "pre-train network, resized",
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Variants, the target alone first, each with one history per seed, in the same order."""
+
+    variants: tuple[Variant, ...]
+    histories: tuple[tuple[History, ...], ...]
+    data: str
+
+    @property
+    def target(self) -> tuple[History, ...]:
+        """Of the target alone."""
+        return self.histories[0]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(history.seed for history in self.target)
+
+
+def variants(
+    settings: Settings, resize_at: Sequence[str], progressive_at: Sequence[str] | None = None
+) -> tuple[Variant, ...]:
+    """The runs to compare.
+
+    **Arguments:**
+
+    - `settings`: of the runs with a transition; its own `resize_at` is not used.
+    - `resize_at`: when to go over to the target, one variant each, as `Settings.resize_at`.
+    - `progressive_at`: the same for progressive resizing, none if it is empty; by default the first
+      of `resize_at`.
+
+    **Raises:** `FxscaleError` where there is no pre-train size, nothing to resize at, or a rule
+    does not fit the schedule.
+    """
+    if not settings.pretrain_sizes:
+        raise FxscaleError(
+            "nothing to compare with the target alone: expected at least one pre-train size"
+        )
+    if not resize_at:
+        raise FxscaleError("no transition to compare: expected at least one epoch to resize at")
+    if progressive_at is None:
+        progressive_at = resize_at[:1]
+    if "never" in (*resize_at, *progressive_at):
+        raise FxscaleError(
+            "nothing is resized at 'never': the pre-train network alone is compared in any case. "
+            "Give epochs to resize at"
+        )
+    alone = replace(settings, pretrain_sizes=(), keep=(), resize_at="auto", extra_training=0)
+    small = replace(settings, resize_at="never", extra_training=0)
+    return (
+        Variant("target", "", alone),
+        Variant("pretrain", "", small),
+        *(
+            Variant("progressive", rule, replace(settings, keep=("*",), resize_at=rule))
+            for rule in dict.fromkeys(progressive_at)
+        ),
+        *(
+            Variant("resized", rule, replace(settings, resize_at=rule))
+            for rule in dict.fromkeys(resize_at)
+        ),
+    )
+
+
+def compare(
+    chosen: Sequence[Variant],
+    output: str | Path,
+    *,
+    seeds: int = 1,
+    resume: bool = False,
+    source: Source | None = None,
+    factory: models.ModelFactory | None = None,
+    observers: Callable[[str], Sequence[TrainingObserver]] = lambda title: (),
+    accelerator: str = "auto",
+    fabric: Fabric | None = None,
+) -> Comparison:
+    """Trains every variant with every seed, in folders under `output`.
+
+    Every run can be resumed as `train` can, and a finished one is not repeated: to add a
+    transition epoch or a seed to a comparison, call this again with `resume`.
+
+    **Arguments:**
+
+    - `chosen`: what `variants` returned.
+    - `output`: a folder; run by run `runs/KEY/seed-N/`, as `train` fills it, and `history.json`.
+    - `seeds`: how many; they count up from that of the settings.
+    - `resume`: go on with the runs that are there.
+    - `observers`: those of a run, from its title.
+    - `source`, `factory`, `accelerator`, `fabric`: as for `train`.
+
+    **Raises:** what `train` raises; `FxscaleError` where one of the variants cannot be compiled,
+    before anything is trained; `CheckpointError` where `output` holds runs and `resume` is not set.
+    """
+    if seeds < 1:
+        raise FxscaleError(f"a comparison needs at least 1 seed; found {seeds}")
+    runs = Path(output) / "runs"
+    if not resume and runs.exists():
+        raise CheckpointError(
+            f"{output} holds a comparison already: go on with it (--resume), or give another "
+            f"--output"
+        )
+    settings = chosen[0].settings
+    source = source or open_source(settings.data)
+    factory = factory or models.named_model(settings.model)
+    for variant in chosen:
+        _check(variant, factory, len(source.classes))
+    fabric = fabric or launch(settings, accelerator)
+    histories: dict[str, list[History]] = {variant.key: [] for variant in chosen}
+    # All variants of a seed before the next seed: what is finished early is a comparison, too.
+    for seed in range(settings.seed, settings.seed + seeds):
+        for variant in chosen:
+            folder = runs / variant.key / f"seed-{seed}"
+            seeded = replace(variant.settings, seed=seed)
+            history = _finished(folder, seeded)
+            if history is None:
+                result = train(
+                    seeded,
+                    folder,
+                    resume=True,
+                    source=source,
+                    factory=factory,
+                    observers=observers(f"seed {seed} · {variant.name}"),
+                    fabric=fabric,
+                )
+                history = History(seed, result.epochs, result.changes)
+                if fabric.is_global_zero:
+                    _write(folder, seeded, history)
+            histories[variant.key].append(history)
+    return Comparison(tuple(chosen), tuple(map(tuple, histories.values())), source.name)
+
+
+def _check(variant: Variant, factory: models.ModelFactory, classes: int) -> None:
+    try:
+        models.networks(variant.settings, factory, classes)
+    except FxscaleError as error:
+        hint = ""
+        if variant.kind == "progressive":
+            hint = ". Leave progressive resizing out of the comparison (--progressive-at none)"
+        raise FxscaleError(f"{variant.name}: {error}{hint}") from error
+
+
+def _finished(folder: Path, settings: Settings) -> History | None:
+    """The history of the run in `folder`, `None` where it is not over.
+
+    Raises `CheckpointError` where it is of a run with other settings, or damaged.
+    """
+    path = folder / "history.json"
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        found, history = entry["settings"], History.from_dict(entry["history"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} is damaged ({error!r}): remove it, and its run goes on from its checkpoint"
+        ) from error
+    differing = settings.differing(found)
+    if differing:
+        name = differing[0]
+        raise CheckpointError(
+            f"{path} is of a run with other settings: {name} {found.get(name)!r}, not "
+            f"{settings.to_dict()[name]!r}. Resume with those, or give another --output"
+        )
+    return history
+
+
+def _write(folder: Path, settings: Settings, history: History) -> None:
+    content = {"settings": settings.to_dict(), "history": history.to_dict()}
+    with written_whole(folder / "history.json") as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

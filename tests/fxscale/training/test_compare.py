@@ -1,0 +1,127 @@
+"""`compare`: which runs it makes, and that finished ones are not repeated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fxscale.errors import CheckpointError, FxscaleError
+from fxscale.training import compare as module
+from fxscale.training.compare import Comparison, compare, variants
+from fxscale.training.run import train
+from tests.fxscale.training.small_runs import Tiny, settings, source, tiny
+
+
+class Pooled(Tiny):
+    """Accepts images of any size, so that it can be resized progressively."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.fc = torch.nn.Linear(8, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.nn.functional.max_pool2d(self.norm(self.conv1(x)).relu(), 2)
+        logits: torch.Tensor = self.fc(self.conv2(x).relu().mean((2, 3)))
+        return logits
+
+
+def run(output: Path, *rules: str, resume: bool = False, **options: Any) -> Comparison:
+    options.setdefault("seeds", 1)
+    return compare(
+        variants(settings(epochs=3, milestones=(2,)), rules),
+        output,
+        resume=resume,
+        source=source(),
+        factory=Pooled,
+        accelerator="cpu",
+        **options,
+    )
+
+
+def test_variants() -> None:
+    chosen = settings(keep=("fc",), extra_training=1)
+    found = variants(chosen, ["1", "2", "1"], ["auto"])
+    assert [v.key for v in found] == [
+        *("target", "pretrain", "progressive-auto", "resized-1", "resized-2")
+    ]
+    alone, small, progressive, first, second = (v.settings for v in found)
+    assert (alone.pretrain_sizes, alone.schedule.phases) == ((), 1)
+    assert (small.resize_at, small.pretrain_sizes, small.keep) == ("never", (17,), ("fc",))
+    assert (progressive.resize_at, progressive.keep) == ("auto", ("*",))
+    assert [(s.resize_at, s.keep, s.extra_training) for s in (first, second)] == [
+        *(("1", ("fc",), 1), ("2", ("fc",), 1))
+    ]
+    assert [v.key for v in variants(chosen, ["2", "1"])][2] == "progressive-2"
+    assert len(variants(chosen, ["1"], [])) == 3
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rules", "words"),
+    [((), ["1"], "pre-train size"), ((17,), [], "no transition"), ((17,), ["never"], "'never'")],
+)
+def test_nothing_to_compare(sizes: tuple[int, ...], rules: list[str], words: str) -> None:
+    with pytest.raises(FxscaleError, match=words):
+        variants(settings(pretrain_sizes=sizes), rules)
+
+
+def test_runs_are_those_of_train_and_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(tmp_path / "all", "1")
+    assert [h[0].epochs[0].size for h in first.histories] == [24, 17, 17, 17]
+    assert [h[0].epochs[-1].size for h in first.histories] == [24, 17, 24, 24]
+
+    resized = first.variants[-1]
+    alone = train(
+        resized.settings, tmp_path / "one", source=source(), factory=Pooled, accelerator="cpu"
+    )
+    same = load_file(tmp_path / "all" / "runs" / "resized-1" / "seed-0" / "weights.safetensors")
+    assert all(torch.equal(same[key], v) for key, v in alone.network.state_dict().items())
+    assert [e.accuracy for e in alone.epochs] == [e.accuracy for e in first.histories[-1][0].epochs]
+
+    trained: list[Path] = []
+
+    def recording(chosen: Any, folder: Path, **options: Any) -> Any:
+        trained.append(folder)
+        return train(chosen, folder, **options)
+
+    monkeypatch.setattr(module, "train", recording)
+    more = run(tmp_path / "all", "1", "2", resume=True, seeds=2)
+    assert [f"{f.parent.name}/{f.name}" for f in trained] == [
+        "resized-2/seed-0",
+        *(f"{v.key}/seed-1" for v in more.variants),
+    ]
+    assert more.seeds == (0, 1)
+    assert more.histories[0][0] == first.histories[0][0]
+    assert more.histories[0][1].epochs[0].train_loss != more.histories[0][0].epochs[0].train_loss
+
+
+def test_other_runs_are_not_mistaken_for_these(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "target" / "seed-0"
+    run(tmp_path, "1")
+    with pytest.raises(CheckpointError, match="holds a comparison already"):
+        run(tmp_path, "1")
+    history = folder / "history.json"
+    text = history.read_text()
+    history.write_text(text.replace('"batch_size": 16', '"batch_size": 8'))
+    with pytest.raises(CheckpointError, match="batch_size 8, not 16"):
+        run(tmp_path, "1", resume=True)
+    history.write_text(text[:50])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        run(tmp_path, "1", resume=True)
+
+
+def test_a_fixed_head_cannot_be_resized_progressively(tmp_path: Path) -> None:
+    with pytest.raises(FxscaleError, match=r"progressive .*\(--progressive-at none\)"):
+        compare(
+            variants(settings(), ["1"]),
+            tmp_path,
+            source=source(),
+            factory=tiny,
+            accelerator="cpu",
+        )
+    assert not (tmp_path / "runs").exists()
