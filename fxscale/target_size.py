@@ -9,7 +9,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fxscale.errors import SizeError
-from fxscale.passes.inputs import BATCH, first_convolution
+from fxscale.passes.inputs import BATCH, first_convolution, image_channels
 from fxscale.passes.trace import share_tensors
 from fxscale.passes.tracer import quiet_failures
 from fxscale.plan import Size
@@ -52,7 +52,7 @@ def infer_target_size(model: nn.Module) -> tuple[Size, str]:
 def _probe(model: nn.Module, rank: int) -> Callable[[int], bool]:
     """Whether a fake batch of square images of a given length runs through the model."""
     conv = first_convolution(model)
-    weight = next(conv.parameters())
+    weight, channels = next(conv.parameters()), image_channels(model, conv)
     skeleton = share_tensors(model)
     for module in skeleton.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -62,7 +62,7 @@ def _probe(model: nn.Module, rank: int) -> Callable[[int], bool]:
     def runs(length: int) -> bool:
         with mode, quiet_failures(), torch.no_grad():
             image = torch.empty(
-                (BATCH, conv.in_channels, *(length,) * rank),
+                (BATCH, channels, *(length,) * rank),
                 dtype=weight.dtype,
                 device=weight.device,
             )

@@ -81,9 +81,13 @@ def first_convolution(model: nn.Module) -> nn.modules.conv._ConvNd:
 def image_channels(model: nn.Module, conv: nn.modules.conv._ConvNd) -> int:
     """Channels of the images: those of the first convolution, unless space to depth stands before.
 
-    Where the model carries a config (timm's `pretrained_cfg`), and the convolution reads blocks of
-    `b ** rank` pixels of as many channels as the config names, the images have those.
+    A model may name them (`model.in_chans`). Where it carries a config (timm's `pretrained_cfg`),
+    and the convolution reads blocks of `b ** rank` pixels of as many channels as the config names,
+    the images have those.
     """
+    named = getattr(model, "in_chans", None)
+    if type(named) is int:
+        return named
     config = getattr(model, "pretrained_cfg", None)
     size = config.get("input_size") if isinstance(config, dict) else None
     rank = len(conv.kernel_size)

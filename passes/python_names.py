@@ -6,7 +6,9 @@ torch's C code believe it, too. While a model is traced, the modules that define
 1. an `isinstance`, and a `torch.is_tensor`, that ask for the value behind a proxy;
 2. the Python source of functions that were scripted with `torch.jit.script`, which take no proxies;
 3. a `torch.utils.checkpoint.checkpoint` that calls the function: what it computes is the same, and
-   the memory that it saves is a matter of the training loop.
+   the memory that it saves is a matter of the training loop;
+4. functions such as `torch.rand` that make tensors of given sizes and leave no way to say that a
+   size is a proxy.
 
 `torch.fx` treats `len` and the functions given to `fx.wrap` in the same way. Everything is put
 back afterwards.
@@ -27,6 +29,21 @@ from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
 _MISSING = object()
+_FACTORIES = (
+    "arange",
+    "as_tensor",
+    "empty",
+    "eye",
+    "full",
+    "linspace",
+    "ones",
+    "rand",
+    "randint",
+    "randn",
+    "randperm",
+    "tensor",
+    "zeros",
+)
 _CHECKPOINT = torch.utils.checkpoint.checkpoint
 
 
@@ -53,6 +70,8 @@ def answering_for_values(model: nn.Module, value_of: Callable[[fx.Proxy], Any]) 
     try:
         put(vars(torch), "is_tensor", is_tensor)
         put(vars(torch.utils.checkpoint), "checkpoint", _call)
+        for name in _FACTORIES:
+            put(vars(torch), name, _recorded(getattr(torch, name)))
         for namespace in _namespaces(model):
             if "isinstance" not in namespace:
                 put(namespace, "isinstance", is_instance)
@@ -82,6 +101,19 @@ def _namespaces(model: nn.Module) -> Iterator[dict[str, Any]]:
     for name, module in list(sys.modules.items()):
         if module is not None and (name in names or name.partition(".")[0] in packages):
             yield vars(module)
+
+
+def _recorded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, whose calls with a proxy among its arguments become nodes."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        for leaf in tree_leaves((args, kwargs)):
+            if builtins.isinstance(leaf, fx.Proxy):
+                return leaf.tracer.create_proxy("call_function", function, args, kwargs)
+        return function(*args, **kwargs)
+
+    return call
 
 
 def _call(

@@ -46,6 +46,7 @@ LAYERS = [
     {"fxscale.passes"},
     {
         "fxscale.constants",
+        "fxscale.contexts",
         "fxscale.cost",
         "fxscale.fingerprint",
         "fxscale.models",

@@ -26,6 +26,8 @@ from fxscale.passes.axes import (
 )
 from fxscale.passes.ops.constant import follows, lay_over
 from fxscale.passes.ops.registry import Call, handles
+from fxscale.passes.origins import Origin
+from fxscale.passes.tracer import VALUE
 
 _ARITHMETIC = ("add", "sub", "mul", "div", "maximum", "minimum", "pow", "true_divide")
 _OPERATORS = (
@@ -54,7 +56,23 @@ def arithmetic(call: Call) -> Annotation:
         if call.node.target is operator.mul and isinstance(a, Extent) and isinstance(b, Extent):
             return Extent((*a.dim, *b.dim))
         return None  # arithmetic on sizes runs again at the pre-train size
+    _keep_amplitudes(call)
     return broadcast(call, ("a", "b"))
+
+
+def _keep_amplitudes(call: Call) -> None:
+    """A size by which activations are multiplied or divided is a factor, and stays the target's.
+
+    Sums over pixels keep their amplitude already, so that `x.sum((2, 3)) / (h * w)` stays a mean.
+    """
+    for name, other in (("a", "b"), ("b", "a")):
+        number, tensor = call.raw(name), call.raw(other)
+        if not isinstance(number, fx.Node) or not isinstance(tensor, fx.Node):
+            continue
+        value = number.meta[VALUE]
+        factor = isinstance(value, int | float) and call.annotator.measures_a_map(number)
+        if factor and call.annotator.origins[tensor] is Origin.IMAGE:
+            call.annotator.substitute(call.node, value, argument=call.place(name))
 
 
 @handles(operator.neg)
@@ -96,9 +114,7 @@ def broadcast(call: Call, names: Sequence[str]) -> Annotation:
     return Shape(tuple(result))
 
 
-def meet(
-    call: Call, present: Sequence[tuple[fx.Node, int, Dim]], *, adaptable: bool = True
-) -> Dim:
+def meet(call: Call, present: Sequence[tuple[fx.Node, int, Dim]], *, adaptable: bool = True) -> Dim:
     """One dimension of the result from the operands' dimensions (lengths are equal or 1).
 
     Unless `adaptable`, no operator may pad or crop one of them.

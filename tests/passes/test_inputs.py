@@ -134,3 +134,20 @@ def test_channels_in_front_of_space_to_depth(
     if config is not None:
         model.pretrained_cfg = config  # type: ignore[assignment]  # as timm does
     assert image_channels(model, first_convolution(model)) == expected
+
+
+def test_a_model_may_name_the_channels_of_its_images() -> None:
+    """The first convolution reads 64 coefficients of a transform, the images have 3 channels."""
+
+    class Transformed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.in_chans = 3
+            self.first = nn.Conv2d(64, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.first(x.mean(1, keepdim=True).expand(-1, 64, -1, -1))
+            return out
+
+    model = Transformed()
+    assert image_channels(model, first_convolution(model)) == 3

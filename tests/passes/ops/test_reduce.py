@@ -25,6 +25,13 @@ BODIES: dict[str, Any] = {
     "sum over channels": lambda m, x: x.sum(1, keepdim=True),
     "flattened": lambda m, x: x.flatten(2).mean(-1),
     "everything": lambda m, x: x.mean(),
+    "a mean by hand": lambda m, x: x.sum((2, 3)) / (x.shape[2] * x.shape[3]),
+    "a mean by hand, one axis each": lambda m, x: x.sum(3).div(x.size(3)).sum(2) / x.size(2),
+    "a mean by hand, flattened": lambda m, x: x.flatten(2).sum(-1) * (1 / x[0, 0].numel()),
+    "bilinear pooling": lambda m, x: (
+        torch.bmm(x.flatten(2), x.flatten(2).mT) / (x.shape[2] * x.shape[3])
+    ),
+    "a share of the width": lambda m, x: x + torch.arange(x.shape[3], device=x.device) / x.shape[3],
 }
 
 

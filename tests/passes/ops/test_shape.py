@@ -21,7 +21,6 @@ BODIES: dict[str, Any] = {
     "dim()": lambda m, x: x if x.dim() == 4 else x[None],
     "dtype": lambda m, x: x.to(x.dtype).type(x.dtype),
     "device": lambda m, x: x.to(x.device),
-    "scaled by a size": lambda m, x: x / x.shape[-1],
     "slice of the shape": lambda m, x: x.flatten(2).view(*x.shape[:2], -1),
     "new_zeros without maps": lambda m, x: x.mean((2, 3)) + x.new_zeros(x.shape[0], 4),
 }
@@ -31,6 +30,13 @@ BODIES: dict[str, Any] = {
 def test_sizes_are_computed_anew(name: str) -> None:
     small = fxscale.downscale(Around(BODIES[name]), 8, target_size=12, kernels={"conv": 3})
     same_outputs(small, Around(BODIES[name]), torch.randn(2, 3, 8, 8))
+
+
+def test_activations_scaled_by_a_size_keep_their_amplitude() -> None:
+    body: Any = lambda m, x: x / x.shape[-1] * (x.shape[2] ** 0.5)  # noqa: E731
+    small = fxscale.downscale(Around(body), 8, target_size=12, kernels={})
+    by_hand = Around(lambda m, x: x / 12 * 12**0.5)
+    same_outputs(small, by_hand, torch.randn(2, 3, 8, 8))
 
 
 def test_a_new_tensor_of_a_spatial_size_is_refused() -> None:
