@@ -98,7 +98,27 @@ def _add_entry(graph: onnx.GraphProto, state_map: StateMap, interpolation: Inter
     from onnx import TensorProto, helper
 
     key = state_map.key
-    current = key
+    target = _map(graph, key, state_map, interpolation, prefix=key)
+    graph.input.append(
+        helper.make_tensor_value_info(key, TensorProto.FLOAT, state_map.pretrain_shape)
+    )
+    graph.output.append(
+        helper.make_tensor_value_info(target, TensorProto.FLOAT, state_map.target_shape)
+    )
+
+
+def _map(
+    graph: onnx.GraphProto,
+    current: str,
+    state_map: StateMap,
+    interpolation: Interpolation,
+    *,
+    prefix: str,
+) -> str:
+    """Operators that map the value `current`; their names begin with `prefix`. Returns the last."""
+    from onnx import TensorProto, helper
+
+    key = prefix
 
     def apply(operator: str, *inputs: str, name: str, **attributes: Any) -> None:
         nonlocal current
@@ -117,6 +137,21 @@ def _add_entry(graph: onnx.GraphProto, state_map: StateMap, interpolation: Inter
         sizes = constant(f"{name}_shape", TensorProto.INT64, [len(shape)], list(shape))
         apply("Reshape", sizes, name=name)
 
+    if state_map.parts:
+        axis = state_map.parts_axis
+        reshape("parts", state_map.pretrain_view)
+        names = [f"{key}/part_{i}" for i in range(len(state_map.parts))]
+        pieces = [part.pretrain_shape[axis] for part in state_map.parts]
+        sizes = constant("part_sizes", TensorProto.INT64, [len(pieces)], list(pieces))
+        graph.node.append(helper.make_node("Split", [current, sizes], names, axis=axis))
+        mapped = [
+            _map(graph, name, part, interpolation, prefix=name)
+            for name, part in zip(names, state_map.parts, strict=True)
+        ]
+        current = f"{key}/joined"
+        graph.node.append(helper.make_node("Concat", mapped, [current], axis=axis))
+        reshape("target", state_map.target_shape)
+        return current
     # Cubic overshoot could turn a running variance negative.
     mode = "linear" if state_map.kind == "feature" else _MODE[interpolation]
     lengths = list(state_map.pretrain_view)
@@ -146,9 +181,4 @@ def _add_entry(graph: onnx.GraphProto, state_map: StateMap, interpolation: Inter
         gain = prod(state_map.pretrain_view) / prod(state_map.target_view)
         apply("Mul", constant("gain", TensorProto.FLOAT, [], [gain]), name="scaled")
     reshape("target", state_map.target_shape)
-    graph.input.append(
-        helper.make_tensor_value_info(key, TensorProto.FLOAT, state_map.pretrain_shape)
-    )
-    graph.output.append(
-        helper.make_tensor_value_info(current, TensorProto.FLOAT, state_map.target_shape)
-    )
+    return current

@@ -333,6 +333,18 @@ def test_each_part_of_a_concatenated_head_is_resized_with_its_own_amplitude() ->
     torch.testing.assert_close(back, model.fc.weight.detach())
 
 
+@pytest.mark.parametrize("factory", [MultiScale, Tokens])
+def test_concatenations_go_through_plans_and_stages(factory: Callable[[], nn.Module]) -> None:
+    model = factory()
+    first, second = (fxscale.downscale(model, size, target_size=24) for size in (16, 20))
+    assert fxscale.ScalePlan.from_json(first.plan.to_json()) == first.plan
+    second.load_state_dict(fxscale.upscale_state(first, into=second))
+    model.load_state_dict(fxscale.upscale_state(second))
+    for mode in (True, False):
+        outputs = leaves(model.train(mode)(torch.randn(2, 3, 24, 24)))
+        assert all(bool(torch.isfinite(t).all()) for t in outputs)
+
+
 def test_bilinear_pooling_is_a_mean_over_pixels() -> None:
     """The outer product of a map with itself: it must not depend on how many pixels there are."""
 

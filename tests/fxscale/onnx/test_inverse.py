@@ -114,6 +114,35 @@ def test_compiled_network_with_a_fully_connected_interface() -> None:
     assert_equal(found, fxscale.upscale_state(small), torch.finfo(torch.float32).eps)
 
 
+class Tokens(torch.nn.Module):
+    """A class token among the pixels, and a linear layer over two flattened maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3, padding=1)
+        self.position = torch.nn.Parameter(torch.randn(1, 1 + 36, 4))
+        self.fc = torch.nn.Linear(4 * 36 + 4 * 9, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.max_pool2d(self.conv(x), 2)
+        tokens = torch.cat([y.mean((2, 3))[:, None], y.flatten(2).mT], 1) + self.position
+        maps = torch.cat([tokens[:, 1:].flatten(1), F.max_pool2d(y, 2).flatten(1)], 1)
+        out: Tensor = self.fc(maps)
+        return out
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_parts_that_lie_one_behind_the_other(interpolation: Interpolation) -> None:
+    small = fxscale.downscale(Tokens(), 8, target_size=12)
+    assert {m.key: len(m.parts) for m in small.plan.state if m.parts} == {
+        "position": 2,
+        "fc.weight": 2,
+    }
+    expected = fxscale.upscale_state(small, interpolation=interpolation)
+    found = upscale_with_onnx(small.plan, small.state_dict(), interpolation=interpolation)
+    assert_equal(found, expected, torch.finfo(torch.float32).eps)
+
+
 def test_nothing_to_resize_is_a_copy() -> None:
     plan = plan_of_maps(copy_map("bias", (3,)))
     state = {"bias": torch.ones(3)}
