@@ -96,9 +96,8 @@ def with_kernel_axes(
     for convolution in sites.convolutions:
         for call in convolution.calls:
             axes = call.computed.axes if call.computed else ()
-            for axis, length in zip(axes, kernels[convolution.weight], strict=bool(axes)):
-                if axis is not None:
-                    lengths[axis] = length
+            sizes = zip(axes, kernels[convolution.weight], strict=bool(axes))
+            lengths |= {axis: length for axis, length in sizes if axis is not None}
     return replace(geometry, lengths=lengths)
 
 
