@@ -201,10 +201,7 @@ def _check(variant: Variant, factory: models.ModelFactory, classes: int) -> None
     try:
         models.networks(variant.settings, factory, classes)
     except FxscaleError as error:
-        hint = ""
-        if variant.kind == "progressive":
-            hint = ". Leave progressive resizing out of the comparison (--progressive-at none)"
-        raise FxscaleError(f"{variant.name}: {error}{hint}") from error
+        raise FxscaleError(f"{variant.name}: {error}") from error
 
 
 def _finished(folder: Path, settings: Settings) -> History | None:

@@ -115,10 +115,10 @@ def test_other_runs_are_not_mistaken_for_these(tmp_path: Path) -> None:
         run(tmp_path, "1", resume=True)
 
 
-def test_a_fixed_head_cannot_be_resized_progressively(tmp_path: Path) -> None:
-    with pytest.raises(FxscaleError, match=r"progressive .*\(--progressive-at none\)"):
+def test_what_cannot_be_compiled_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(FxscaleError, match=r"^pre-train network alone: "):
         compare(
-            variants(settings(), ["1"]),
+            variants(settings(pretrain_sizes=(2,)), ["1"]),
             tmp_path,
             source=source(),
             factory=tiny,
