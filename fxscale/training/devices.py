@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import time
 from collections.abc import Iterator
@@ -53,7 +54,15 @@ def launch(settings: Settings, accelerator: str = "auto") -> Fabric:
         fabric.launch()
     except (ValueError, RuntimeError) as error:
         raise FxscaleError(f"cannot train on {accelerator!r} devices: {error}") from error
+    if processes > 1:
+        # Fabric does this for NCCL alone; gloo's threads may abort a process that ends with them.
+        atexit.register(_leave)
     return fabric
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @contextmanager
