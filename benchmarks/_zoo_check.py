@@ -64,6 +64,9 @@ def check(name: str, extent: Extent) -> Record:
         # Only compiling may refuse: whoever compiles at all has to come out right.
         record |= {"status": "refused" if record["stage"] == "compile" else "wrong"}
         record["reason"] = error.reason
+    except fxscale.SizeError as error:
+        record |= {"status": "refused" if record["stage"] == "compile" else "wrong"}
+        record["reason"] = str(error)
     except Exception as error:
         record["reason"] = f"{type(error).__name__}: {error}"[:2000]
         record["traceback"] = traceback.format_exc()[-3000:]

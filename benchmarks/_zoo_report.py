@@ -97,8 +97,9 @@ def _reasons(records: Sequence[Record]) -> str:
         if record["status"] == "ok":
             continue
         where = record.get("module") or record.get("node") or record.get("stage", "")
-        reason = " ".join(str(record.get("reason", "")).split()).replace("|", "/")
-        rows.append([record["name"], record["status"], where, reason[:160]])
+        reason = " ".join(str(record.get("reason", "")).split())
+        shown = reason[:160].replace("|", "/").replace("`", "'")
+        rows.append([record["name"], record["status"], where, f"`{shown}`"])  # no Markdown inside
     return markdown_table(["model", "status", "where", "reason"], rows)
 
 
