@@ -67,7 +67,7 @@ def check(name: str, extent: Extent) -> Record:
     except fxscale.SizeError as error:
         record |= {"status": "refused" if record["stage"] == "compile" else "wrong"}
         record["reason"] = str(error)
-    except Exception as error:
+    except Exception as error:  # one model's failure is a line of the table
         record["reason"] = f"{type(error).__name__}: {error}"[:2000]
         record["traceback"] = traceback.format_exc()[-3000:]
     if record["stage"] == "build":

@@ -77,7 +77,7 @@ def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
     try:
         with torch.device("meta"):
             return build()
-    except Exception:
+    except Exception:  # whatever a constructor raises on meta tensors
         return build()
 
 

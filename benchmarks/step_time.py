@@ -138,13 +138,13 @@ def _images(size: int, settings: Settings, channels: int) -> torch.Tensor:
 
 
 def _placed(network: nn.Module, settings: Settings) -> nn.Module:
-    network.to(settings.device, memory_format=settings.memory_format)  # type: ignore[call-overload]
+    network.to(settings.device, memory_format=settings.memory_format)  # type: ignore[call-overload]  # torch declares no memory_format here
     return network
 
 
 def _logits(output: object) -> torch.Tensor:
     """The main output of networks that return auxiliary ones as well."""
-    return output if isinstance(output, torch.Tensor) else output[0]  # type: ignore[index]
+    return output if isinstance(output, torch.Tensor) else output[0]  # type: ignore[index]  # a tuple, then
 
 
 def table(results: Sequence[StepTimes]) -> str:

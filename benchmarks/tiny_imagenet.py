@@ -81,7 +81,7 @@ class Experiment:
         # Which epochs are tried does not change what a run measures.
         entries = asdict(self)
         del entries["transitions"]
-        return json.loads(json.dumps(entries))  # type: ignore[no-any-return]
+        return json.loads(json.dumps(entries))  # type: ignore[no-any-return]  # JSON is Any
 
 
 class Journal:
@@ -227,7 +227,7 @@ class _Printer(Observer):
 def step_times(experiment: Experiment, device: torch.device) -> dict[str, float]:
     """Median seconds of a training step of each phase, the networks taking turns."""
     settings = Settings(device, batch_size=experiment.recipe.batch_size)
-    target = experiment.network(0).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    target = experiment.network(0).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch declares no memory_format here
     pretrain = experiment.pretrain_network(target)
     steps = {
         "target": training_step(target, experiment.target_size, settings),

@@ -63,7 +63,7 @@ def reestimate_batchnorm(
         try:
             for count, batch in enumerate(batches, start=1):
                 _forward(network, batch, device, count)
-        except Exception as error:
+        except Exception as error:  # told to the other processes, then raised
             if group is None:
                 raise
             failure = error  # the other processes are told first, for they wait for this one
@@ -164,7 +164,7 @@ def _forward(network: nn.Module, batch: Any, device: torch.device, index: int) -
             network(_moved(_input_of(batch, index), device))
     except FxscaleError:
         raise
-    except Exception as error:
+    except Exception as error:  # whatever the user's network raises
         raise FxscaleError(
             f"batch {index} cannot be run through {type(network).__name__} to re-estimate "
             f"BatchNorm: {error}"

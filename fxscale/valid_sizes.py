@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor, sqrt
-from typing import Any
+from typing import Unpack
 
 from torch import nn
 
-from fxscale.compiler import read_arguments
+from fxscale.arguments import Arguments, read_arguments
 from fxscale.errors import FxscaleError, SizeError, UnsupportedModelError
 from fxscale.passes.axes import AnnotatedNetwork, Axis, Split, Window
 from fxscale.passes.axis_graph import AxisGraph
 from fxscale.passes.chains import DRIFT_LIMIT
-from fxscale.passes.kernels import KernelPolicy
 from fxscale.passes.pipeline import Solution, Target, quietly, read_target, solve
 from fxscale.passes.summarise import pad_operators
 from fxscale.plan import Size
@@ -55,36 +54,18 @@ class ValidSize:
         return self.deviation + self.padded + max(0.0, self.max_drift - DRIFT_LIMIT)
 
 
-def valid_sizes(
-    model: nn.Module,
-    *,
-    target_size: int | Sequence[int] | None = None,
-    example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
-    kernels: KernelPolicy = "paper",
-    keep: Sequence[str] = (),
-    leaf_modules: Sequence[type[nn.Module]] = (),
-    concrete_args: Mapping[str, Any] | None = None,
-) -> tuple[ValidSize, ...]:
+def valid_sizes(model: nn.Module, **arguments: Unpack[Arguments]) -> tuple[ValidSize, ...]:
     """The pre-train input sizes between 0.5 and 0.9 times the target's, the best first.
 
     The model is traced once and its geometry solved for every size of the target's shape: about a
     second for a ResNet. Of equally good sizes, the one nearest to the paper's ratio of 5 / 7 stands
-    first. All arguments are those of `fxscale.downscale`, which takes every size listed unless the
-    model's code itself depends on the size.
+    first. `arguments` are the keyword arguments of `fxscale.downscale`, which takes every size
+    listed unless the model's code itself depends on the size.
 
     **Raises:** `UnsupportedModelError` for a model that cannot be compiled, `SizeError` where no
     size works.
     """
-    inputs, options = read_arguments(
-        model,
-        None,
-        target_size=target_size,
-        example_inputs=example_inputs,
-        kernels=kernels,
-        keep=keep,
-        leaf_modules=leaf_modules,
-        concrete_args=concrete_args,
-    )
+    inputs, options = read_arguments(model, None, **arguments)
     target = read_target(model, inputs, options, quietly)
     anchors = _anchors(target.network)
     found: list[ValidSize] = []

@@ -51,13 +51,8 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], ScalePlan | None]
     - `FileNotFoundError`, `PermissionError`: as `open` does.
     """
     path = Path(path)
-    # safetensors reports an absent file or a folder in words of its own.
-    with path.open("rb"):
-        pass
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        state, metadata = read_tensors(path)
     except SafetensorError as error:
         raise StateMismatchError(
             f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}. "
@@ -69,6 +64,18 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], ScalePlan | None]
 
         plan = plan_from_json(metadata[_PLAN_KEY], source=f"the plan in {path}")
     return state, plan
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, on the CPU, and its metadata.
+
+    Raises `SafetensorError` where the file is not whole, and whatever `open` raises.
+    """
+    with path.open("rb"):  # safetensors reports an absent file or a folder in words of its own
+        pass
+    with safe_open(path, framework="pt") as file:
+        names = file.keys()  # a list; the file itself is no mapping
+        return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
 
 
 def load_scaled_weights(path: str | Path) -> tuple[dict[str, Tensor], ScalePlan]:

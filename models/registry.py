@@ -41,7 +41,7 @@ def create(name: str, /, **arguments: object) -> nn.Module:
         model = factory(**arguments)
     except ModelNotFoundError:
         raise
-    except Exception as error:
+    except Exception as error:  # whatever the user's factory raises
         raise ModelNotFoundError(
             f"model {name!r} could not be built with {_spell(arguments)}: "
             f"{type(error).__name__}: {error}"
@@ -160,7 +160,7 @@ def _execute(path: Path) -> ModuleType:
     sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except Exception as error:  # whatever the user's file raises
         del sys.modules[module_name]
         raise ModelNotFoundError(
             f"running {path} failed: {type(error).__name__}: {error}"

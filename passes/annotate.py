@@ -175,7 +175,7 @@ class Annotator:
             raise
         except FxscaleError:
             raise
-        except Exception as error:
+        except Exception as error:  # a handler's own error, said with its node
             assert registration is not None
             raise refusal(
                 node,

@@ -94,7 +94,7 @@ def share_tensors(model: nn.Module) -> nn.Module:
     memo |= stale_weights(model)
     try:
         return copy.deepcopy(model, memo)
-    except Exception as error:
+    except Exception as error:  # whatever the model's __deepcopy__ raises
         raise UnsupportedModelError(
             f"{type(model).__name__} cannot be copied: {first_line(error)}",
             remedy="make copy.deepcopy(model) work, for instance by dropping cached activations",
@@ -196,7 +196,7 @@ def _trace_mode(tracer: ValueTracer, model: nn.Module, constants: dict[str, Any]
         return _without_constants(graph, model)
     except FxscaleError:
         raise
-    except Exception as error:
+    except Exception as error:  # whatever the model's forward raises
         last = next(iter(reversed(tracer.graph.nodes)), None) if hasattr(tracer, "graph") else None
         raise UnsupportedModelError(
             f"{type(model).__name__} cannot be traced: {type(error).__name__}: {first_line(error)}",

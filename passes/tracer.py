@@ -250,7 +250,7 @@ class ValueTracer(fx.Tracer):
         try:
             with self.fake_mode, quiet_failures():
                 return evaluate_node(node, self.root, VALUE)
-        except Exception as error:
+        except Exception as error:  # whatever the operator raises, said with its node
             raise refusal(
                 node,
                 f"{node.format_node()} failed at the target size: {first_line(error)}",
@@ -365,7 +365,7 @@ def _evaluate_node(node: fx.Node, root: nn.Module, key: str) -> Any:
     if node.target in CONTEXT_FUNCTIONS:
         return None  # its effect is on the nodes of its block, which know it
     if node.op == "call_function":
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        return node.target(*args, **kwargs)  # type: ignore[operator]  # of a call_function it is callable
     if node.op == "call_method":
         return getattr(args[0], str(node.target))(*args[1:], **kwargs)
     if node.op == "call_module":
@@ -373,7 +373,7 @@ def _evaluate_node(node: fx.Node, root: nn.Module, key: str) -> Any:
         image = args[0] if args else None
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and isinstance(image, torch.Tensor):
             # Keeps shape and dtype; its decomposition takes most of a ResNet's tracing time.
-            module._check_input_dim(image)  # type: ignore[no-untyped-call]
+            module._check_input_dim(image)  # type: ignore[no-untyped-call]  # torch leaves it untyped
             return image
         if isinstance(module, _SpectralNorm):
             return image  # as it is, but for its amplitude; its buffers are not to be touched

@@ -68,7 +68,7 @@ def _run(
                 node.meta[key] = evaluate_node(node, small, key)
         except FxscaleError:
             raise
-        except Exception as error:
+        except Exception as error:  # whatever the operator raises, said with its node
             raise _unsupported(
                 node, f"{node.name!r} fails in the pre-train network: {first_line(error)}"
             ) from error

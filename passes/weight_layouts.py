@@ -91,7 +91,7 @@ class _Walk:
         if registration is None or registration.handler not in _RULES:
             return
         # Handlers' arguments are read without an annotator: none has run yet.
-        call = Call(node, registration.params, None, module)  # type: ignore[arg-type]
+        call = Call(node, registration.params, None, module)  # type: ignore[arg-type]  # no annotator is asked
         for operand, laid_out in _RULES[registration.handler](call, dims):
             if isinstance(operand, fx.Node) and laid_out is not None:
                 lengths = tuple(_length(dim) for dim in laid_out)

@@ -93,7 +93,7 @@ def _patched(
     cls: type, enter: Callable[[Any], Any], leave: Callable[[Any], None]
 ) -> Iterator[None]:
     """Call `enter` and `leave` besides what the blocks of a class do."""
-    own_enter, own_exit = cls.__enter__, cls.__exit__  # type: ignore[attr-defined]
+    own_enter, own_exit = cls.__enter__, cls.__exit__  # type: ignore[attr-defined]  # a context manager has both
     entered: dict[int, list[Any]] = {}
 
     def enter_block(self: Any) -> Any:
@@ -107,8 +107,8 @@ def _patched(
             leave(recorded)
         return result
 
-    cls.__enter__, cls.__exit__ = enter_block, exit_block  # type: ignore[attr-defined]
+    cls.__enter__, cls.__exit__ = enter_block, exit_block  # type: ignore[attr-defined]  # a context manager has both
     try:
         yield
     finally:
-        cls.__enter__, cls.__exit__ = own_enter, own_exit  # type: ignore[attr-defined]
+        cls.__enter__, cls.__exit__ = own_enter, own_exit  # type: ignore[attr-defined]  # a context manager has both

@@ -247,7 +247,7 @@ def _head(kind: str, shape: tuple[int, ...], rank: int) -> nn.Module:
     if kind == "map":  # a segmentation map
         return CONV[rank](channels, CLASSES, 1)
     if kind == "two":
-        return TwoHeads(channels, channels * size.numel(), rank)  # type: ignore[attr-defined]
+        return TwoHeads(channels, channels * size.numel(), rank)
     if kind == "adaptive":
         few = tuple(max(1, n // 2) for n in size)
         features = channels * torch.Size(few).numel()
@@ -256,7 +256,7 @@ def _head(kind: str, shape: tuple[int, ...], rank: int) -> nn.Module:
     if kind == "channels last":
         return ChannelsLast(channels, size)
     if kind == "linear":
-        return nn.Sequential(nn.Flatten(), nn.Linear(channels * size.numel(), CLASSES))  # type: ignore[attr-defined]
+        return nn.Sequential(nn.Flatten(), nn.Linear(channels * size.numel(), CLASSES))
     if kind == "conv":  # a convolution over the whole map, as a fully connected layer
         return nn.Sequential(CONV[rank](channels, CLASSES, tuple(size)), nn.Flatten())
     return nn.Sequential(ADAPTIVE_POOL[rank](1), nn.Flatten(), nn.Linear(channels, CLASSES))

@@ -113,7 +113,7 @@ def hooked(*, leaf: bool) -> nn.Module:
             return self.inner(x)
 
     module = Around(lambda m, x: m.block(x), block=Block())
-    (module.block.inner if leaf else module.block).register_forward_hook(lambda m, a, o: None)  # type: ignore[operator, union-attr]
+    (module.block.inner if leaf else module.block).register_forward_hook(lambda m, a, o: None)
     return module
 
 

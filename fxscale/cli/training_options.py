@@ -196,7 +196,7 @@ def with_training_options(command: Callable[..., None]) -> Callable[..., None]:
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[parameter.name])
         for parameter in (*shared, *own)
     ]
-    joined.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    joined.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by typer
     joined.__annotations__ = {parameter.name: hints[parameter.name] for parameter in parameters}
     return joined
 

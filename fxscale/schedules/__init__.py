@@ -11,6 +11,7 @@ from fxscale.schedules.resizing import (
     BeforeDrop,
     Never,
     OnPlateau,
+    Progress,
     ResizeRule,
     parse_resize_rule,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "LearningRules",
     "Never",
     "OnPlateau",
+    "Progress",
     "ResizeRule",
     "Rule",
     "Schedule",

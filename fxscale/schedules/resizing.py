@@ -15,25 +15,31 @@ from fxscale.errors import FxscaleError
 from fxscale.schedules.learning_rules import LearningRules
 
 
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands when a rule is asked.
+
+    **Attributes:**
+
+    - `transition`: the number of the next transition, from 0, of `transitions`.
+    - `position`: completed epochs of the schedule.
+    - `accuracies`: of the network that trains now, from 0 to 1, one per epoch.
+    """
+
+    transition: int
+    transitions: int
+    position: int
+    accuracies: Sequence[float]
+
+
 class ResizeRule(Protocol):
     """Decides after every epoch whether the next network takes over."""
 
     def check(self, rules: LearningRules, transitions: int) -> None:
         """Raises `FxscaleError` where the rule cannot work with this schedule."""
 
-    def due(
-        self,
-        rules: LearningRules,
-        transition: int,
-        transitions: int,
-        position: int,
-        accuracies: Sequence[float],
-    ) -> bool:
-        """Whether transition number `transition` (from 0) of `transitions` happens now.
-
-        `position` counts completed epochs of the schedule; `accuracies`, from 0 to 1, are those of
-        the network that trains now, one per epoch.
-        """
+    def due(self, rules: LearningRules, state: Progress) -> bool:
+        """Whether the next transition happens now."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +61,8 @@ class At:
                 f"network trains; found {list(self.epochs)}"
             )
 
-    def due(
-        self,
-        rules: LearningRules,
-        transition: int,
-        transitions: int,
-        position: int,
-        accuracies: Sequence[float],
-    ) -> bool:
-        return position >= self.epochs[transition]
+    def due(self, rules: LearningRules, state: Progress) -> bool:
+        return state.position >= self.epochs[state.transition]
 
 
 @dataclass(frozen=True)
@@ -89,17 +88,10 @@ class BeforeDrop:
                 f"Give the epochs to resize at"
             )
 
-    def due(
-        self,
-        rules: LearningRules,
-        transition: int,
-        transitions: int,
-        position: int,
-        accuracies: Sequence[float],
-    ) -> bool:
+    def due(self, rules: LearningRules, state: Progress) -> bool:
         assert rules.first_drop is not None  # checked
         last = rules.first_drop - self.lead
-        return position >= round(last * (transition + 1) / transitions)
+        return state.position >= round(last * (state.transition + 1) / state.transitions)
 
 
 AUTO = BeforeDrop()
@@ -136,18 +128,11 @@ class OnPlateau:
                 f"{rules.epochs - 1} epochs at the latest; found {latest}"
             )
 
-    def due(
-        self,
-        rules: LearningRules,
-        transition: int,
-        transitions: int,
-        position: int,
-        accuracies: Sequence[float],
-    ) -> bool:
-        if position >= self._latest(rules) - (transitions - 1 - transition):
+    def due(self, rules: LearningRules, state: Progress) -> bool:
+        if state.position >= self._latest(rules) - (state.transitions - 1 - state.transition):
             return True
         best, waited = float("-inf"), 0
-        for accuracy in accuracies:
+        for accuracy in state.accuracies:
             risen = accuracy > best + self.rise
             best, waited = (accuracy, 0) if risen else (best, waited + 1)
         return waited >= self.patience
@@ -165,14 +150,7 @@ class Never:
     def check(self, rules: LearningRules, transitions: int) -> None:
         pass
 
-    def due(
-        self,
-        rules: LearningRules,
-        transition: int,
-        transitions: int,
-        position: int,
-        accuracies: Sequence[float],
-    ) -> bool:
+    def due(self, rules: LearningRules, state: Progress) -> bool:
         return False
 
 

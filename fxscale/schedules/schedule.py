@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from fxscale.errors import FxscaleError
 from fxscale.schedules.learning_rules import LearningRules
-from fxscale.schedules.resizing import AUTO, ResizeRule
+from fxscale.schedules.resizing import AUTO, Progress, ResizeRule
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Schedule:
         transitions = self.phases - 1
         if phase == transitions or position >= self.rules.epochs:
             return False
-        return self.resize.due(self.rules, phase, transitions, position, accuracies)
+        return self.resize.due(self.rules, Progress(phase, transitions, position, accuracies))
 
     def _hold(self, phase: int, position: int, held: int, accuracies: Sequence[float]) -> bool:
         """Whether the next epoch is an extra one."""

@@ -11,7 +11,7 @@ from fxscale.wrappers import unwrap
 
 def averaged(network: nn.Module, decay: float) -> AveragedModel:
     """An average of parameters and buffers that begins with the network's first update."""
-    update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return AveragedModel(network, multi_avg_fn=update, use_buffers=True)
 
 

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from fxscale.errors import CheckpointError
 from fxscale.files import written_whole
+from fxscale.weights import read_tensors
 
 VERSION = 1
 _DOCUMENT = "fxscale_checkpoint"
@@ -98,12 +99,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     **Raises:** `CheckpointError` where the file is damaged, no checkpoint, or of another version;
     `FileNotFoundError`, `PermissionError` as `open` does.
     """
-    with path.open("rb"):  # safetensors reports an absent file in words of its own
-        pass
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors, metadata = read_tensors(path)
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} ({path.stat().st_size} bytes) is damaged or no checkpoint: {error}. "

@@ -67,7 +67,7 @@ class Samples(Dataset[Sample]):
         return {"pictures": self.pictures, "replace": self.replace}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["pictures"], replace=state["replace"])  # type: ignore[misc]
+        self.__init__(state["pictures"], replace=state["replace"])  # type: ignore[misc]  # the same class made again
 
     def __getitem__(self, request: Request) -> Sample:
         faults: list[str] = []

@@ -151,7 +151,7 @@ class Trainer:
 
     def stage(self, phase: str, network: nn.Module, size: int) -> Stage:
         """Puts a network and a fresh optimizer under Fabric, at an image size."""
-        network.to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch declares no memory_format here
         return self._stage(phase, network, size, self.recipe.optimizer(network))
 
     def _stage(self, phase: str, network: nn.Module, size: int, optimizer: Optimizer) -> Stage:
@@ -236,7 +236,7 @@ class Trainer:
         before = self.evaluate(stage)
         self.images(size)  # resized outside the time measured
         started = self._now()
-        target.to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        target.to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch declares no memory_format here
         optimizer = self.recipe.optimizer(target)
         transition(stage.network, target, optimizer=stage.optimizer, new_optimizer=optimizer)
         seconds = self._now() - started

@@ -109,7 +109,7 @@ def set_up(
     evaluated: nn.Module = network if average is None else average.module
     if settings.compile:
         # Fabric compiles anew around what distributes the network.
-        trained, evaluated = torch.compile(network), torch.compile(evaluated)  # type: ignore[assignment]
+        trained, evaluated = torch.compile(network), torch.compile(evaluated)  # type: ignore[assignment]  # compiled, it still is a Module
     wrapped, wrapped_optimizer = fabric.setup(trained, optimizer)
     size = settings.size(number)
     return Phase(number, size, network, optimizer, wrapped, wrapped_optimizer, average, evaluated)

@@ -108,7 +108,7 @@ def photo_transform(size: int, *, augment: bool) -> Callable[[Any], Tensor]:
         if augment
         else [v2.Resize(round(size / CENTRE), antialias=True), v2.CenterCrop(size)]
     )
-    return v2.Compose(  # type: ignore[no-any-return]
+    return v2.Compose(  # type: ignore[no-any-return]  # torchvision leaves it untyped
         [
             *fitted,
             v2.PILToTensor(),
@@ -157,9 +157,9 @@ class TensorPictures:
 
         resize = v2.Resize((size, size), antialias=True)
         if not augment or not self.shift:
-            return resize  # type: ignore[no-any-return]
+            return resize  # type: ignore[no-any-return]  # torchvision leaves it untyped
         shift = v2.RandomAffine(0, translate=(self.shift, self.shift))
-        return v2.Compose([resize, shift])  # type: ignore[no-any-return]
+        return v2.Compose([resize, shift])  # type: ignore[no-any-return]  # torchvision leaves it untyped
 
 
 def in_memory(images: ImageSet) -> Source:

@@ -47,7 +47,7 @@ def trained(model: nn.Module, inputs: Inputs) -> set[str]:
     return set(reached)
 
 
-def learns_and_leads_back(target: nn.Module, large: Inputs, small: Inputs) -> Any:
+def assert_learns_and_leads_back(target: nn.Module, large: Inputs, small: Inputs) -> Any:
     """Compile for the size of `small`, run and train in both modes, go back; returns the plan."""
     result = fxscale.downscale(target, tuple(small[0].shape[2:]), example_inputs=large)
     assert trained(result, small) == trained(target, large)
@@ -64,7 +64,7 @@ def run(model: Callable[..., Any], inputs: Sequence[Tensor]) -> list[Tensor]:
         return list(leaves(model(*inputs)))
 
 
-def is_the_target_at_its_own_size(target: nn.Module, inputs: Inputs) -> None:
+def assert_is_the_target_at_its_own_size(target: nn.Module, inputs: Inputs) -> None:
     """Bit for bit, in both modes, if every kernel is kept."""
     size = tuple(inputs[0].shape[2:])
     same = fxscale.downscale(target, size, example_inputs=inputs, keep=["*"])

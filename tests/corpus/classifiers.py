@@ -20,7 +20,7 @@ class LeNet(nn.Module):
         self.fc1 = nn.Linear(16 * 5 * 5, 12)
         self.fc2 = nn.Linear(12, 10)
 
-    def forward(self, x):  # type: ignore[no-untyped-def]  # as its authors write it
+    def forward(self, x):
         x = self.pool(F.relu(self.conv1(x)))
         x = self.pool(F.relu(self.conv2(x)))
         x = x.view(-1, 16 * 5 * 5)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.corpus import classifiers, dense, signals
-from tests.corpus.checks import is_the_target_at_its_own_size, learns_and_leads_back
+from tests.corpus.checks import assert_is_the_target_at_its_own_size, assert_learns_and_leads_back
 
 Size = int | tuple[int, ...]
 
@@ -80,9 +80,9 @@ def network(request: pytest.FixtureRequest) -> type[nn.Module]:
 
 def test_compiles_learns_and_leads_back(network: type[nn.Module]) -> None:
     _, large, small = NETWORKS[network]
-    plan = learns_and_leads_back(network(), images(network, large), images(network, small))
+    plan = assert_learns_and_leads_back(network(), images(network, large), images(network, small))
     assert plan.mac_ratio > 1
 
 
 def test_is_the_target_at_its_own_size(network: type[nn.Module]) -> None:
-    is_the_target_at_its_own_size(network(), images(network, NETWORKS[network][1]))
+    assert_is_the_target_at_its_own_size(network(), images(network, NETWORKS[network][1]))

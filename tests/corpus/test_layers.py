@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxscale
-from tests.corpus.checks import is_the_target_at_its_own_size, learns_and_leads_back
+from tests.corpus.checks import assert_is_the_target_at_its_own_size, assert_learns_and_leads_back
 from tests.passes.networks import Around
 
 LARGE, SMALL = 24, 16
@@ -55,7 +55,7 @@ def coordinates(m: Any, x: Tensor) -> Tensor:
     batch, _, height, width = x.shape
     ys, xs = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     grid = torch.stack([ys / (height - 1), xs / (width - 1)]).to(x)
-    return m.next(torch.cat([x, grid.unsqueeze(0).repeat(batch, 1, 1, 1)], 1))  # type: ignore[no-any-return]
+    return m.next(torch.cat([x, grid.unsqueeze(0).repeat(batch, 1, 1, 1)], 1))
 
 
 def bilinear(m: Any, x: Tensor) -> Tensor:
@@ -63,11 +63,11 @@ def bilinear(m: Any, x: Tensor) -> Tensor:
     flat = x.reshape(x.shape[0], 4, LARGE * LARGE)
     y = torch.bmm(flat, flat.transpose(1, 2)) / (LARGE * LARGE)
     y = y.view(x.shape[0], 4 * 4)
-    return m.fc(F.normalize(torch.sign(y) * torch.sqrt(y.abs() + 1e-5)))  # type: ignore[no-any-return]
+    return m.fc(F.normalize(torch.sign(y) * torch.sqrt(y.abs() + 1e-5)))
 
 
 def flattened_norm(m: Any, x: Tensor) -> Tensor:
-    return m.fc(m.norm(F.adaptive_avg_pool2d(x, 6).flatten(1)))  # type: ignore[no-any-return]
+    return m.fc(m.norm(F.adaptive_avg_pool2d(x, 6).flatten(1)))
 
 
 def resized(**arguments: Any) -> Body:
@@ -147,8 +147,8 @@ def image(size: int) -> tuple[Tensor, ...]:
 @pytest.mark.filterwarnings("ignore:The default behavior for interpolate")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_layers(name: str) -> None:
-    learns_and_leads_back(NETWORKS[name](), image(LARGE), image(SMALL))
-    is_the_target_at_its_own_size(NETWORKS[name](), image(LARGE))
+    assert_learns_and_leads_back(NETWORKS[name](), image(LARGE), image(SMALL))
+    assert_is_the_target_at_its_own_size(NETWORKS[name](), image(LARGE))
 
 
 def test_fixed_filters_are_left_alone() -> None:
@@ -209,8 +209,8 @@ def test_einops(name: str) -> None:
         layer = torch_layers.Rearrange("b c h w -> b (c h w)")
         return Around(body(einops), fc=nn.Linear(int(features), 3), layer=layer)
 
-    learns_and_leads_back(build(), image(LARGE), image(SMALL))
-    is_the_target_at_its_own_size(build(), image(LARGE))
+    assert_learns_and_leads_back(build(), image(LARGE), image(SMALL))
+    assert_is_the_target_at_its_own_size(build(), image(LARGE))
 
 
 def deformable_module() -> nn.Module:
@@ -232,7 +232,7 @@ DEFORMABLE: dict[str, Callable[[], nn.Module]] = {
 def test_deformable_convolutions_keep_their_kernel(name: str) -> None:
     """Their taps and the channels of the offsets belong together, so both stay."""
     pytest.importorskip("torchvision")
-    learns_and_leads_back(DEFORMABLE[name](), image(LARGE), image(SMALL))
-    is_the_target_at_its_own_size(DEFORMABLE[name](), image(LARGE))
+    assert_learns_and_leads_back(DEFORMABLE[name](), image(LARGE), image(SMALL))
+    assert_is_the_target_at_its_own_size(DEFORMABLE[name](), image(LARGE))
     plan = fxscale.downscale(DEFORMABLE[name](), SMALL, target_size=LARGE).plan
     assert plan.conv("conv").pretrain_kernel_size == (2, 2)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import fxscale
 
 
-def compiles(
+def assert_compiles(
     model: nn.Module, target: int, small: int, *, shapes: Sequence[int] = (3,), **options: Any
 ) -> fxscale.PretrainNetwork:
     """Compile `model` from `target` to `small` pixels, check the result and return it.

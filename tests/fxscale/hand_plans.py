@@ -68,7 +68,7 @@ class SmallNet(nn.Module):
         if size != 12:
             self.plan = small_plan()
 
-    def forward(self, x):  # type: ignore[no-untyped-def]
+    def forward(self, x):
         x = self.norm(self.conv(self.pad(x))).relu()
         size = x.shape[-1] // 2
         x = nn.functional.adaptive_avg_pool2d(self.depthwise(x).relu(), size)

@@ -43,7 +43,7 @@ def hooks_of(model: nn.Module) -> list[Any]:
 
 
 @contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
+def assert_untouched(model: nn.Module) -> Iterator[None]:
     """Fails if parameters, buffers, gradients, modes, hooks or the random state change."""
     state = copy.deepcopy(model.state_dict())
     tensors = {name: id(p) for name, p in (*model.named_parameters(), *model.named_buffers())}
@@ -82,8 +82,8 @@ def test_good_input_leaves_the_model_untouched() -> None:
     model = Net()
     model.norm.eval()
     for init in ("fan", "resample"):
-        with untouched(model):
-            fxscale.downscale(model, 8, target_size=12, init=init)  # type: ignore[arg-type]
+        with assert_untouched(model):
+            fxscale.downscale(model, 8, target_size=12, init=init)
 
 
 SIZES: dict[str, tuple[Any, str]] = {
@@ -105,21 +105,21 @@ SIZES: dict[str, tuple[Any, str]] = {
 def test_impossible_input_sizes(case: str) -> None:
     size, message = SIZES[case]
     model = mixed(Net())
-    with untouched(model), pytest.raises(SizeError, match=message):
+    with assert_untouched(model), pytest.raises(SizeError, match=message):
         fxscale.downscale(model, size, target_size=12)
 
 
 @pytest.mark.parametrize("size", [0, -1, (12, 12, 12), 12.5, "12"])
 def test_impossible_target_sizes(size: Any) -> None:
     model = mixed(Net())
-    with untouched(model), pytest.raises(SizeError, match="target_size"):
+    with assert_untouched(model), pytest.raises(SizeError, match="target_size"):
         fxscale.downscale(model, 8, target_size=size)
 
 
 def test_a_target_size_that_the_model_does_not_accept() -> None:
     model = mixed(Net())
     with (
-        untouched(model),
+        assert_untouched(model),
         pytest.raises(UnsupportedModelError, match=r"'fc'.*failed at the target size: .*size"),
     ):
         fxscale.downscale(model, 8, target_size=20)
@@ -168,7 +168,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
 def test_models_that_cannot_be_compiled(case: str) -> None:
     factory, message = MODELS[case]
     model = mixed(factory()) if case != "no convolution" else factory()
-    with untouched(model), pytest.raises(UnsupportedModelError, match=message) as info:
+    with assert_untouched(model), pytest.raises(UnsupportedModelError, match=message) as info:
         fxscale.downscale(model, 8, target_size=12)
     assert info.value.remedy
 
@@ -203,7 +203,7 @@ def test_what_is_not_a_module(model: Any) -> None:
 def test_bad_options(options: dict[str, Any]) -> None:
     model = mixed(Net())
     given = {} if "example_inputs" in options else {"target_size": 12}
-    with untouched(model), pytest.raises(FxscaleError) as info:
+    with assert_untouched(model), pytest.raises(FxscaleError) as info:
         fxscale.downscale(model, 8, **given, **options)
     assert str(info.value)
 
@@ -264,7 +264,10 @@ def test_a_plan_of_another_model(small: fxscale.PretrainNetwork) -> None:
             self.head = nn.Linear(2, 2)
 
     target = Renamed()
-    with untouched(target), pytest.raises(PlanMismatchError, match="made for another network"):
+    with (
+        assert_untouched(target),
+        pytest.raises(PlanMismatchError, match="made for another network"),
+    ):
         fxscale.transition(small, target)
     with pytest.raises(PlanMismatchError, match="Net carries no plan"):
         fxscale.upscale_state(Net())
@@ -289,10 +292,13 @@ def test_a_failed_save_leaves_no_file(
 
 def test_wrong_dimensionality_of_the_image(small: fxscale.PretrainNetwork) -> None:
     one_d = nn.Sequential(nn.Conv1d(3, 4, 3), nn.Conv1d(4, 4, 3))
-    with untouched(one_d), pytest.raises(SizeError, match="has 2 entries, but the model has 1 sp"):
+    with (
+        assert_untouched(one_d),
+        pytest.raises(SizeError, match="has 2 entries, but the model has 1 sp"),
+    ):
         fxscale.downscale(one_d, (8, 8), target_size=12)
     with (
-        untouched(one_d),
+        assert_untouched(one_d),
         pytest.raises(UnsupportedModelError, match="failed at the target size: Expected 2D"),
     ):
         fxscale.downscale(one_d, 8, example_inputs=(torch.zeros(2, 3, 12, 12),))

@@ -62,7 +62,7 @@ def mean(x: Tensor) -> Tensor:
 
 def test_cumulative_average() -> None:
     net, inputs = Net(), batches()
-    net.first.running_mean.fill_(9.0)  # type: ignore[union-attr]
+    net.first.running_mean.fill_(9.0)
     expected = reference(net, inputs)
     assert reestimate_batchnorm(net, inputs) == 5
     state = net.state_dict()
@@ -87,7 +87,7 @@ def test_kinds_of_batches(wrap: Any) -> None:
     expected = reference(net, inputs)
     reestimate_batchnorm(net, (wrap(x) for x in inputs))
     torch.testing.assert_close(
-        net.first.running_var.double(),  # type: ignore[union-attr]
+        net.first.running_var.double(),
         expected["first.running_var"],
         rtol=1e-4,
         atol=1e-5,
@@ -126,7 +126,7 @@ def test_everything_else_is_as_before(training: bool, fails: bool) -> None:
 
 def test_an_unreached_batchnorm_keeps_its_statistics() -> None:
     net = Net()
-    net.unused.running_mean.fill_(3.0)  # type: ignore[union-attr]
+    net.unused.running_mean.fill_(3.0)
     reestimate_batchnorm(net, batches(1))
     assert bool((net.unused.running_mean == 3.0).all())
 
@@ -142,7 +142,7 @@ def test_without_batchnorm_nothing_is_consumed() -> None:
 def test_wrapped_networks_are_run_inside() -> None:
     net = Net()
     assert reestimate_batchnorm(nn.DataParallel(net), batches(2)) == 2
-    assert reestimate_batchnorm(torch.compile(net), batches(3)) == 3  # type: ignore[arg-type]
+    assert reestimate_batchnorm(torch.compile(net), batches(3)) == 3
     assert net.calls == 5
 
 
@@ -161,7 +161,7 @@ def test_bad_batches() -> None:
 def test_statistics_of_the_same_batches_come_back() -> None:
     net, inputs = SmallNet(12), [torch.randn(32, 2, 12, 12) for _ in range(4)]
     reestimate_batchnorm(net, inputs)
-    before = net.norm.running_var.clone()  # type: ignore[union-attr]
+    before = net.norm.running_var.clone()
     reestimate_batchnorm(net, reversed(inputs))
     torch.testing.assert_close(net.norm.running_var, before)
 

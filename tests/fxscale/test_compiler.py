@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 import fxscale
 from fxscale.models.overfeat import overfeat_fast
 from fxscale.passes.pipeline import Timings
-from tests.passes.networks import kernel_sizes, map_sizes, pad_nodes, same_outputs
+from tests.passes.networks import assert_same_outputs, kernel_sizes, map_sizes, pad_nodes
 
 
 def parameters_by_layer(model: nn.Module) -> dict[str, str]:
@@ -78,9 +78,9 @@ class Narrow34(torchvision.models.ResNet):
                 new: nn.Module = nn.Conv2d(
                     inputs,
                     module.out_channels // 8,
-                    module.kernel_size,  # type: ignore[arg-type]
-                    module.stride,  # type: ignore[arg-type]
-                    module.padding,  # type: ignore[arg-type]
+                    module.kernel_size,
+                    module.stride,
+                    module.padding,
                     bias=False,
                 )
             elif isinstance(module, nn.BatchNorm2d):
@@ -176,14 +176,14 @@ class AlexLike(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.avgpool(self.features(x))
-        return self.classifier(torch.flatten(x, 1))  # type: ignore[no-any-return]
+        return self.classifier(torch.flatten(x, 1))
 
 
 def test_an_adaptive_pool_of_7_becomes_5() -> None:
     small = fxscale.downscale(AlexLike((11, 5), (2, 2), 7), 160, target_size=224)
     padding = [small.get_submodule(f"features.{i}").padding[0] for i in (0, 3)]
     by_hand = AlexLike((7, 3), (padding[0], padding[1]), 5)
-    same_outputs(small, by_hand, torch.randn(1, 3, 160, 160))
+    assert_same_outputs(small, by_hand, torch.randn(1, 3, 160, 160))
 
 
 @pytest.fixture(scope="module")
@@ -324,7 +324,7 @@ def test_channels_last(small: fxscale.PretrainNetwork) -> None:
     small.eval()
     image = torch.randn(IMAGE)
     expected = small(image)
-    small.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    small.to(memory_format=torch.channels_last)
     got = small(image.to(memory_format=torch.channels_last))
     torch.testing.assert_close(got, expected)
     target = Auxiliary()

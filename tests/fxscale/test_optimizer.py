@@ -170,7 +170,7 @@ def train(net: nn.Module, optimizer: Optimizer, gradients: dict[str, Tensor]) ->
 def test_adam_keeps_the_size_of_its_step(before: int, after: int) -> None:
     shapes = [(64, 32, size, size) for size in (before, after)]
     small, target = (nn.ParameterDict({"w": torch.zeros(shape)}) for shape in shapes)
-    small.plan = plan_of_maps(kernel_map("w", shapes[0], shapes[1]))  # type: ignore[assignment]
+    small.plan = plan_of_maps(kernel_map("w", shapes[0], shapes[1]))
     old = Adam(small.parameters(), lr=0.01)
     moments = {
         "step": torch.tensor(50.0),
@@ -220,11 +220,11 @@ def groups_of(net: nn.Module) -> list[dict[str, Any]]:
 def test_a_new_optimizer_is_made(kind: type[Optimizer]) -> None:
     small, target = networks()
     options: dict[str, Any] = {"momentum": 0.9} if kind is SGD else {"betas": (0.8, 0.9)}
-    old = kind(groups_of(small), lr=0.1, **options)  # type: ignore[call-arg]
+    old = kind(groups_of(small), lr=0.1, **options)
     steps(small, old)
     new = upscale_optimizer(old, small, target)
     assert type(new) is kind
-    explicit = kind(groups_of(target), lr=9.0, **options)  # type: ignore[call-arg]
+    explicit = kind(groups_of(target), lr=9.0, **options)
     upscale_optimizer(old, small, target, explicit)
     ours, theirs = new.state_dict(), explicit.state_dict()
     assert ours["param_groups"] == theirs["param_groups"]
@@ -292,7 +292,7 @@ def test_frozen_tied_and_wrapped_parameters() -> None:
     old = SGD(trained, lr=0.1, momentum=0.9)
     steps(small, old)
     wrapped, compiled = nn.DataParallel(small), torch.compile(target)
-    new = upscale_optimizer(old, wrapped, compiled)  # type: ignore[arg-type]
+    new = upscale_optimizer(old, wrapped, compiled)
     assert len(new.param_groups[0]["params"]) == len(trained)
     assert target.norm.bias in new.state
     assert target.conv.weight not in new.state

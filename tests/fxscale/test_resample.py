@@ -175,7 +175,7 @@ def test_fan_and_resample_of_an_interface() -> None:
 def test_features_keep_their_amplitude(init: str) -> None:
     state_map = feature_map("pos", (1, 5, 4, 4), (1, 5, 6, 6))
     embedding = torch.rand(1, 5, 6, 6, dtype=torch.float64)
-    down = downscale_entry(embedding, state_map, init)  # type: ignore[arg-type]
+    down = downscale_entry(embedding, state_map, init)
     expected = F.interpolate(embedding, (4, 4), mode="bilinear", align_corners=False)
     torch.testing.assert_close(down, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(
@@ -272,6 +272,6 @@ def test_integers_are_copied_but_never_resized() -> None:
 
 def test_unknown_names() -> None:
     with pytest.raises(FxscaleError, match="'bilinear' or 'bicubic', not 'cubic'"):
-        interpolation_operator(2, 3, "cubic")  # type: ignore[arg-type]
+        interpolation_operator(2, 3, "cubic")
     with pytest.raises(FxscaleError, match="init is 'fan' or 'resample', not 'random'"):
-        downscale_entry(torch.zeros(2), copy_map("b", (2,)), "random")  # type: ignore[arg-type]
+        downscale_entry(torch.zeros(2), copy_map("b", (2,)), "random")

@@ -121,10 +121,11 @@ class Versioned(Net):
 def test_versions_of_modules_travel_with_the_state() -> None:
     target = nn.Sequential(Versioned(2))
     small = fxscale.downscale(target, 8, target_size=12)
-    target.load_state_dict(fxscale.upscale_state(small))
     plan = fxscale.ScalePlan.from_json(small.plan.to_json())
-    target.load_state_dict(fxscale.upscale_state(plan, small.state_dict()))
-    fxscale.transition(small, target)
+    for state in (fxscale.upscale_state(small), fxscale.upscale_state(plan, small.state_dict())):
+        assert state._metadata["0"]["version"] == 2
+        target.load_state_dict(state)
+    fxscale.transition(small, target)  # loads the state: without its versions it would raise
 
 
 def test_a_plan_of_another_model() -> None:

@@ -16,29 +16,8 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import fxscale
 from fxscale.errors import UnsupportedModelError
-from tests.fxscale.checks import compiles
-
-
-class Net(nn.Module):
-    """A convolution, then `body(self, features)`."""
-
-    def __init__(self, body: Callable[[Any, Tensor], Any], **modules: nn.Module) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3, padding=1)
-        for name, module in modules.items():
-            self.add_module(name, module)
-        self.body = body
-
-    def forward(self, x: Tensor) -> Any:
-        return self.body(self, self.conv(x))
-
-
-def pair(*channels: int) -> nn.Sequential:
-    """Two 3x3 convolutions that keep the size, with an activation between them."""
-    first, last = channels[0], channels[-1]
-    return nn.Sequential(
-        nn.Conv2d(first, last, 3, padding=1), nn.ReLU(), nn.Conv2d(last, last, 3, padding=1)
-    )
+from tests.fxscale.checks import assert_compiles
+from tests.fxscale.small_networks import Net, pair
 
 
 @dataclass
@@ -178,7 +157,7 @@ BODIES: dict[str, tuple[Callable[..., Any], dict[str, nn.Module]]] = {
 @pytest.mark.parametrize("name", BODIES)
 def test_modules(name: str) -> None:
     body, modules = BODIES[name]
-    compiles(Net(body, **modules), 12, 8)
+    assert_compiles(Net(body, **modules), 12, 8)
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")  # torch 2.9
@@ -213,7 +192,7 @@ class Lazy(nn.Module):
 
 
 def test_lazily_built_buffers() -> None:
-    compiles(Lazy(), 12, 8)
+    assert_compiles(Lazy(), 12, 8)
 
 
 class TwoInputs(nn.Module):
@@ -229,7 +208,7 @@ class TwoInputs(nn.Module):
 
 @pytest.mark.parametrize("arguments", [{}, {"flip": True}])
 def test_several_inputs_and_outputs_and_constants(arguments: dict[str, Any]) -> None:
-    compiles(TwoInputs(), 12, 8, shapes=(3, 1), concrete_args=arguments)
+    assert_compiles(TwoInputs(), 12, 8, shapes=(3, 1), concrete_args=arguments)
 
 
 class OptionalInput(nn.Module):
@@ -247,9 +226,9 @@ class OptionalInput(nn.Module):
 
 
 def test_optional_inputs() -> None:
-    compiles(OptionalInput(), 12, 8)
-    compiles(OptionalInput(), 12, 8, concrete_args={"return_features": True})
-    compiles(OptionalInput(), 12, 8, shapes=(3, 4))
+    assert_compiles(OptionalInput(), 12, 8)
+    assert_compiles(OptionalInput(), 12, 8, concrete_args={"return_features": True})
+    assert_compiles(OptionalInput(), 12, 8, shapes=(3, 4))
 
 
 class Ignored(nn.Module):
@@ -274,7 +253,7 @@ class Ignored(nn.Module):
 
 
 def test_decorated_for_scripting() -> None:
-    compiles(Ignored(), 12, 8)
+    assert_compiles(Ignored(), 12, 8)
 
 
 def swish(x: Tensor) -> Tensor:
@@ -290,7 +269,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_scripted_helpers(scripted: None) -> None:
     assert isinstance(swish, torch.jit.ScriptFunction)
-    compiles(Net(lambda m, x: swish(x)), 12, 8)
+    assert_compiles(Net(lambda m, x: swish(x)), 12, 8)
     assert isinstance(swish, torch.jit.ScriptFunction)
 
 
@@ -319,7 +298,7 @@ def test_custom_autograd_functions_are_refused_and_can_be_registered() -> None:
     known = dict(registry._REGISTRY)
     try:
         fxscale.register(Doubled)(lambda call: call.annotation("input"))
-        compiles(model, 12, 8)
+        assert_compiles(model, 12, 8)
     finally:
         registry._REGISTRY.clear()
         registry._REGISTRY.update(known)
@@ -356,7 +335,7 @@ class Normalised(nn.Module):
 
 def test_leaf_modules_are_not_entered() -> None:
     model = Net(lambda m, x: m.head(x.mean((2, 3))), head=Normalised())
-    small = compiles(model, 12, 8, leaf_modules=[Normalised])
+    small = assert_compiles(model, 12, 8, leaf_modules=[Normalised])
     assert [n.target for n in small.graph.nodes if n.op == "call_module"] == ["conv", "head"]
 
 
@@ -365,7 +344,7 @@ def test_the_leaf_modules_that_timm_registers() -> None:
     from timm.models._features_fx import get_notrace_modules
 
     model = Net(lambda m, x: m.head(x.mean((2, 3))), head=Normalised())
-    compiles(model, 12, 8, leaf_modules=[*get_notrace_modules(), Normalised])
+    assert_compiles(model, 12, 8, leaf_modules=[*get_notrace_modules(), Normalised])
 
 
 def test_hooks_run_or_are_refused() -> None:
@@ -376,7 +355,7 @@ def test_hooks_run_or_are_refused() -> None:
     handle.remove()
     model.stages[1].register_forward_hook(lambda module, inputs, out: out * 3)
     model.stages[1].register_forward_pre_hook(lambda module, inputs: (inputs[0] + 1,))
-    compiles(model, 12, 8)
+    assert_compiles(model, 12, 8)
 
 
 def test_hooks_of_the_network_itself() -> None:

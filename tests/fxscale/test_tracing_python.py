@@ -9,23 +9,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from tests.fxscale.checks import compiles
-
-
-class Net(nn.Module):
-    """A convolution, then `body(self, features)`."""
-
-    def __init__(self, body: Callable[[Any, Tensor], Any], **modules: nn.Module) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3, padding=1)
-        for name, module in modules.items():
-            self.add_module(name, module)
-        self.body = body
-
-    def forward(self, x: Tensor) -> Any:
-        return self.body(self, self.conv(x))
+from tests.fxscale.checks import assert_compiles
+from tests.fxscale.small_networks import Net
 
 
 def branch_on_a_size(m: Any, x: Tensor) -> Tensor:
@@ -167,4 +154,4 @@ BODIES = [
 
 @pytest.mark.parametrize("body", BODIES)
 def test_python_over_sizes(body: Callable[[Any, Tensor], Any]) -> None:
-    compiles(Net(body), 12, 8)
+    assert_compiles(Net(body), 12, 8)

@@ -49,7 +49,7 @@ def test_state_optimizer_and_batchnorm() -> None:
     assert {id(p) for p in target.parameters()} == {id(p) for p in report.optimizer.state}
     assert report.batchnorm_batches == 3
     assert target.norm.num_batches_tracked == 3
-    assert not torch.equal(target.norm.running_mean, small.norm.running_mean)  # type: ignore[arg-type]
+    assert not torch.equal(target.norm.running_mean, small.norm.running_mean)
     assert not target.training
     assert str(report).endswith("SGD state carried, BatchNorm re-estimated over 3 batches")
     target.train()(torch.randn(4, 2, 12, 12)).sum().backward()
@@ -88,7 +88,7 @@ def test_distributed_data_parallel() -> None:
     wrapped = torch.compile(DistributedDataParallel(target))
     report = transition(
         DistributedDataParallel(small),
-        wrapped,  # type: ignore[arg-type]
+        wrapped,
         optimizer=optimizer,
         batches=batches(),
     )
@@ -166,7 +166,7 @@ def test_a_batch_that_cannot_be_run() -> None:
     (small, _), target = trained(), SmallNet(12)
     with pytest.raises(FxscaleError, match="batch 1 cannot be run through SmallNet"):
         transition(small, target, batches=[torch.randn(2, 5, 12, 12)])
-    assert torch.equal(target.norm.running_mean, small.norm.running_mean)  # type: ignore[arg-type]
+    assert torch.equal(target.norm.running_mean, small.norm.running_mean)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])

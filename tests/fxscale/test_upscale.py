@@ -229,7 +229,7 @@ def test_wrapped_modules() -> None:
     small = trained()
     expected = upscale_state(small)
     compiled_child = copy.deepcopy(small)
-    compiled_child.norm = torch.compile(compiled_child.norm)  # type: ignore[assignment]
+    compiled_child.norm = torch.compile(compiled_child.norm)
     wrappers = [
         torch.compile(small),
         nn.DataParallel(small),
@@ -237,7 +237,7 @@ def test_wrapped_modules() -> None:
         compiled_child,
     ]
     for wrapper in wrappers:
-        state = upscale_state(wrapper)  # type: ignore[arg-type]
+        state = upscale_state(wrapper)
         assert all(torch.equal(state[key], expected[key]) for key in expected)
         assert state.keys() == expected.keys()
 

@@ -11,7 +11,7 @@ def test_unwrap() -> None:
     net = nn.Sequential(nn.Linear(2, 2))
     assert unwrap(net) is net
     assert unwrap(nn.DataParallel(net)) is net
-    assert unwrap(torch.compile(nn.DataParallel(torch.compile(net)))) is net  # type: ignore[arg-type]
+    assert unwrap(torch.compile(nn.DataParallel(torch.compile(net)))) is net
 
 
 def test_a_child_called_module_is_no_wrapper() -> None:

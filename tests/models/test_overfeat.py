@@ -111,4 +111,4 @@ def test_dropout_stands_in_front_of_fc6_and_fc7_and_is_off_by_default() -> None:
 )
 def test_wrong_arguments_are_named(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        overfeat_fast(**arguments)  # type: ignore[arg-type]
+        overfeat_fast(**arguments)

@@ -70,12 +70,12 @@ def test_torchvision_downloads_no_backbone(monkeypatch: pytest.MonkeyPatch) -> N
 def test_timm() -> None:
     pytest.importorskip("timm")
     model = create("timm/resnet10t", num_classes=3)
-    assert model.get_submodule("fc").weight.shape[0] == 3  # type: ignore[union-attr]
+    assert model.get_submodule("fc").weight.shape[0] == 3
 
 
 def test_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert create(f"{file}:make")[1].out_features == 5  # type: ignore[index]
-    assert create(f"{file}:Net", num_classes=2)[1].out_features == 2  # type: ignore[index]
+    assert create(f"{file}:make")[1].out_features == 5
+    assert create(f"{file}:Net", num_classes=2)[1].out_features == 2
     assert resolve(f"{file}:Net") is resolve(f"{file}:Net")
     monkeypatch.chdir(file.parent)
     assert resolve("nets.py:Net") is resolve(f"{file}:Net")

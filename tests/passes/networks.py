@@ -116,7 +116,7 @@ def pad_nodes(small: fxscale.PretrainNetwork) -> list[str]:
     return [node.name for node in small.graph.nodes if node.target in (F.pad, torch._C._nn.pad)]
 
 
-def same_outputs(small: nn.Module, by_hand: nn.Module, image: Tensor) -> None:
+def assert_same_outputs(small: nn.Module, by_hand: nn.Module, image: Tensor) -> None:
     """Assert that both networks compute the same from the state of `small`, in both modes."""
     by_hand.load_state_dict(copy.deepcopy(small.state_dict()))
     for mode in (True, False):

@@ -20,7 +20,6 @@ from fxscale.passes.grids import (
     through_refit,
     through_window,
 )
-from fxscale.passes.windows import window_length
 from tests.passes.coordinates import coordinates, off_centre
 
 NODE = fx.Graph().placeholder("x")
@@ -28,7 +27,7 @@ NODE = fx.Graph().placeholder("x")
 
 def window(**fields: object) -> Window:
     axis = Axis(1, spatial=True)
-    return Window(NODE, axis, axis, 0, **fields)  # type: ignore[arg-type]
+    return Window(NODE, axis, axis, 0, **fields)
 
 
 def fitted(looks: Tensor, clean: Tensor) -> tuple[float, float]:
@@ -109,59 +108,6 @@ def test_transposed_convolutions_look_where_their_grid_says(
     assert out is not None
     assert out.length == painted.shape[1]
     assert (out.step, out.offset) == pytest.approx((1 / step, -offset / step))
-
-
-@given(
-    length=st.integers(1, 24),
-    kernel_size=st.integers(1, 7),
-    stride=st.integers(1, 4),
-    padding=st.integers(0, 3),
-    dilation=st.integers(1, 3),
-    ceil_mode=st.booleans(),
-)
-def test_window_length_of_pools_and_convolutions(
-    length: int, kernel_size: int, stride: int, padding: int, dilation: int, ceil_mode: bool
-) -> None:
-    signal = torch.zeros(1, 1, length)
-    pool = ceil_mode or padding <= kernel_size // 2  # torch limits the padding of its pools
-    padding = min(padding, kernel_size // 2) if pool else padding
-    found = window_length(length, kernel_size, stride, (padding,) * 2, dilation, ceil_mode)
-    try:
-        if pool:
-            out = F.max_pool1d(signal, kernel_size, stride, padding, dilation, ceil_mode)
-        else:
-            kernel = torch.zeros(1, 1, kernel_size)
-            out = F.conv1d(signal, kernel, None, stride, padding, dilation)
-    except RuntimeError:
-        assert found < 1
-    else:
-        assert found == out.shape[-1]
-
-
-@given(
-    length=st.integers(1, 12),
-    kernel_size=st.integers(1, 5),
-    stride=st.integers(1, 4),
-    padding=st.integers(0, 2),
-    dilation=st.integers(1, 3),
-    output_padding=st.integers(0, 3),
-)
-def test_window_length_of_transposed_convolutions(
-    length: int, kernel_size: int, stride: int, padding: int, dilation: int, output_padding: int
-) -> None:
-    output_padding = min(output_padding, max(stride, dilation) - 1)
-    found = window_length(
-        length, kernel_size, stride, (padding,) * 2, dilation, False, True, output_padding
-    )
-    arguments = (None, stride, padding, output_padding, 1, dilation)
-    try:
-        out = F.conv_transpose1d(
-            torch.zeros(1, 1, length), torch.zeros(1, 1, kernel_size), *arguments
-        )
-    except RuntimeError:
-        assert found < 1
-    else:
-        assert found == out.shape[-1]
 
 
 @given(source=st.integers(2, 20), length=st.integers(2, 20))

@@ -132,7 +132,7 @@ def test_channels_in_front_of_space_to_depth(
 ) -> None:
     model = nn.Sequential(nn.Conv2d(in_channels, 4, 3))
     if config is not None:
-        model.pretrained_cfg = config  # type: ignore[assignment]  # as timm does
+        model.pretrained_cfg = config
     assert image_channels(model, first_convolution(model)) == expected
 
 

@@ -61,7 +61,7 @@ def test_the_amplitude_of_each_kind() -> None:
 
 
 def test_permuted_interfaces_keep_their_order() -> None:
-    body: Any = lambda m, x: m.fc(x.permute(0, 2, 3, 1).flatten(1))  # noqa: E731
+    body: Any = lambda m, x: m.fc(x.permute(0, 2, 3, 1).flatten(1))
     model = Around(body, fc=nn.Linear(576, 5))
     state = state_of(model)
     assert state["fc.weight"].target_view == (5, 12, 12, 4)

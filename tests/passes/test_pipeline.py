@@ -48,7 +48,7 @@ def test_passes_run_in_order() -> None:
     ],
 )
 def test_the_plan_names_the_policy(policy: object, name: str) -> None:
-    plan = fxscale.downscale(model(), 8, target_size=12, kernels=policy).plan  # type: ignore[arg-type]
+    plan = fxscale.downscale(model(), 8, target_size=12, kernels=policy).plan
     assert plan.kernels == name
 
 

@@ -80,9 +80,7 @@ def test_set_argument() -> None:
 
 
 def test_one_module_that_would_need_two_sizes_is_refused() -> None:
-    body: Any = lambda m, x: (  # noqa: E731
-        m.pool(x).mean((2, 3)) + m.pool(F.avg_pool2d(x, 3)).mean((2, 3))
-    )
+    body: Any = lambda m, x: m.pool(x).mean((2, 3)) + m.pool(F.avg_pool2d(x, 3)).mean((2, 3))
     model = Around(body, pool=nn.AdaptiveAvgPool2d((4, 4)))
     with pytest.raises(UnsupportedModelError, match="two calls of one module need different outp"):
         fxscale.downscale(model, 8, target_size=12, kernels={"conv": 3})

@@ -49,16 +49,14 @@ def test_a_kernel_over_the_whole_map_is_tied_to_it() -> None:
 
 
 def test_interfaces_are_the_linear_layers_over_maps() -> None:
-    body: Any = lambda m, x: m.head(m.fc(x.flatten(1)))  # noqa: E731
+    body: Any = lambda m, x: m.head(m.fc(x.flatten(1)))
     sites = sites_of(Around(body, fc=nn.Linear(576, 6), head=nn.Linear(6, 5)))
     assert [site.name for site in sites.interfaces] == ["fc"]
     assert [site.name for site in sites.linears] == ["fc", "head"]
 
 
 def test_a_linear_layer_over_two_maps_is_refused() -> None:
-    body: Any = lambda m, x: (  # noqa: E731
-        m.fc(x.flatten(1)) + m.fc(x.permute(0, 2, 3, 1).flatten(1))
-    )
+    body: Any = lambda m, x: m.fc(x.flatten(1)) + m.fc(x.permute(0, 2, 3, 1).flatten(1))
     with pytest.raises(UnsupportedModelError, match="'fc' reads two different feature maps"):
         sites_of(Around(body, fc=nn.Linear(576, 5)))
 
@@ -77,8 +75,6 @@ def test_convolutions_that_no_image_reaches() -> None:
 
 
 def test_a_kernel_that_covers_the_map_in_one_call_only() -> None:
-    body: Any = lambda m, x: (  # noqa: E731
-        m.whole(x).mean((2, 3)) + m.whole(F.pad(x, (1, 1, 1, 1))).mean((2, 3))
-    )
+    body: Any = lambda m, x: m.whole(x).mean((2, 3)) + m.whole(F.pad(x, (1, 1, 1, 1))).mean((2, 3))
     with pytest.raises(UnsupportedModelError, match="covers the whole map in one call and not in"):
         sites_of(Around(body, whole=nn.Conv2d(4, 5, 12)))

@@ -85,7 +85,7 @@ def test_the_model_is_shared_but_not_touched() -> None:
 
 def test_a_model_that_cannot_be_copied() -> None:
     model = Around(lambda m, x: x)
-    model.lock = threading.Lock()  # type: ignore[assignment]
+    model.lock = threading.Lock()
     with pytest.raises(UnsupportedModelError, match=r"Around cannot be copied: .*lock"):
         traced(model)
 

@@ -14,7 +14,7 @@ from fxscale.errors import UnsupportedModelError
 from fxscale.passes import pipeline
 from fxscale.passes.ops import registry
 from fxscale.passes.ops.registry import Call, handles
-from tests.passes.networks import Around, same_outputs
+from tests.passes.networks import Around, assert_same_outputs
 
 
 def test_a_wrong_layer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,9 +86,9 @@ def test_a_batch_size_taken_as_a_python_number(body: Any) -> None:
 
 
 def test_channels_may_be_taken_as_a_python_number() -> None:
-    body: Any = lambda m, x: torch.stack([x[:, i] for i in range(x.shape[1])], 1)  # noqa: E731
+    body: Any = lambda m, x: torch.stack([x[:, i] for i in range(x.shape[1])], 1)
     small = fxscale.downscale(Around(body), 8, target_size=12, kernels={})
-    same_outputs(small, Around(body), torch.randn(3, 3, 8, 8))
+    assert_same_outputs(small, Around(body), torch.randn(3, 3, 8, 8))
 
 
 def test_a_size_taken_as_a_python_number() -> None:

@@ -37,7 +37,7 @@ def model(tmp_path: Path) -> str:
 def target() -> nn.Module:
     scope: dict[str, object] = {}
     exec(FACTORY, scope)
-    module = scope["build"]()  # type: ignore[operator]
+    module = scope["build"]()
     assert isinstance(module, nn.Module)
     return module
 

@@ -167,7 +167,7 @@ def test_several_inputs_by_example(tmp_path: Path) -> None:
     with pytest.raises(OnnxError, match="input_size together with example_inputs"):
         export_onnx(Sum(), tmp_path / "no.onnx", input_size=6, example_inputs=examples)
     with pytest.raises(OnnxError, match="example_inputs must be tensors, found int"):
-        export_onnx(Sum(), tmp_path / "no.onnx", example_inputs=[3])  # type: ignore[list-item]
+        export_onnx(Sum(), tmp_path / "no.onnx", example_inputs=[3])
     assert not (tmp_path / "no.onnx").exists()
 
 

@@ -92,7 +92,7 @@ def test_inputs_that_are_not_the_networks_are_told() -> None:
 
 
 def test_tf32_is_off_and_comes_back() -> None:
-    settings = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]  # type: ignore[attr-defined]  # set at run time
+    settings = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]
     before = [setting.fp32_precision for setting in settings]
     with full_precision():
         assert [setting.fp32_precision for setting in settings] == ["ieee", "ieee"]

@@ -68,7 +68,7 @@ def die_while_writing(nth: int) -> None:
         path.write_bytes(content[: len(content) // 2])
         die()
 
-    checkpoint.save_file = save_half  # type: ignore[assignment]
+    checkpoint.save_file = save_half
 
 
 def die_in_transition(where: str) -> None:
@@ -76,7 +76,7 @@ def die_in_transition(where: str) -> None:
 
 
 def die_between_names() -> None:
-    store.copy_checkpoint = lambda *arguments: die()  # type: ignore[assignment]
+    store.copy_checkpoint = lambda *arguments: die()
 
 
 def child(folder: Path, sabotage: Callable[[], None] | None) -> int:

@@ -30,7 +30,7 @@ def loader(
         accumulate=accumulate,
         share=share,
         workers=workers,
-        on_corrupt=on_corrupt,  # type: ignore[arg-type]  # one of the two
+        on_corrupt=on_corrupt,
         replace=replace,
     )
 

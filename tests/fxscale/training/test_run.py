@@ -83,7 +83,7 @@ def test_a_run_is_a_plain_loop(tmp_path: Path) -> None:
             estimation = [inputs for inputs, _ in batches(2, 24)[:6]]  # 3 steps of 2 parts each
             optimizer = fxscale.transition(
                 small, target, optimizer=optimizer, batches=estimation
-            ).optimizer  # type: ignore[assignment]
+            ).optimizer
             network = target
         for group in optimizer.param_groups:
             group["lr"] = 0.005 if epoch == 3 else 0.05
@@ -261,7 +261,7 @@ def test_divergence_names_the_last_good_checkpoint(tmp_path: Path) -> None:
             steps.append(1)
             if len(steps) == 6:
                 with torch.no_grad():
-                    networks[0].fc.bias.fill_(float("nan"))  # type: ignore[operator, union-attr]
+                    networks[0].fc.bias.fill_(float("nan"))
 
     steps: list[int] = []
     networks: list[nn.Module] = []

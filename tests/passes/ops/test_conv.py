@@ -14,11 +14,11 @@ import fxscale
 from fxscale.errors import UnsupportedModelError
 from tests.passes.networks import (
     CONV,
+    assert_same_outputs,
     gradients_reach_every_parameter,
     kernel_sizes,
     map_sizes,
     pad_nodes,
-    same_outputs,
     sites_of,
 )
 
@@ -42,7 +42,7 @@ class Two(nn.Module):
 def test_pairs_of_kernels_need_no_pad(rank: int, options: dict[str, Any]) -> None:
     small = fxscale.downscale(Two(rank, 3, (1, 1), **options), 8, target_size=12)
     image = torch.randn(2, 4, *[8] * rank)
-    same_outputs(small, Two(rank, 2, (1, 0), **options), image)
+    assert_same_outputs(small, Two(rank, 2, (1, 0), **options), image)
     assert map_sizes(small, image) == {"a": (9,) * rank, "b": (8,) * rank}
     gradients_reach_every_parameter(small.train(), image)
 
@@ -51,7 +51,9 @@ def test_pairs_of_kernels_need_no_pad(rank: int, options: dict[str, Any]) -> Non
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_every_padding_mode(rank: int, mode: str) -> None:
     small = fxscale.downscale(Two(rank, 3, (1, 1), padding_mode=mode), 8, target_size=12)
-    same_outputs(small, Two(rank, 2, (1, 0), padding_mode=mode), torch.randn(2, 4, *[8] * rank))
+    assert_same_outputs(
+        small, Two(rank, 2, (1, 0), padding_mode=mode), torch.randn(2, 4, *[8] * rank)
+    )
 
 
 class Residual(nn.Module):
@@ -93,7 +95,7 @@ def test_depthwise() -> None:
     by_hand = nn.Sequential(
         nn.Conv2d(3, 6, 2, padding=1), nn.Conv2d(6, 6, 2, groups=6), nn.Conv2d(6, 4, 1)
     )
-    same_outputs(small, by_hand, torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, by_hand, torch.randn(2, 3, 8, 8))
     assert small.get_parameter("1.weight").shape == (6, 1, 2, 2)
 
 
@@ -101,7 +103,7 @@ def test_dilation_stays_and_the_padding_follows() -> None:
     model = nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=2, dilation=2) for _ in range(2)))
     small = fxscale.downscale(model, 16, target_size=24)
     by_hand = nn.Sequential(*(nn.Conv2d(3, 3, 2, padding=1, dilation=2) for _ in range(2)))
-    same_outputs(small, by_hand, torch.randn(2, 3, 16, 16))
+    assert_same_outputs(small, by_hand, torch.randn(2, 3, 16, 16))
     assert map_sizes(small, torch.zeros(1, 3, 16, 16)) == {"0": (16, 16), "1": (16, 16)}
 
 
@@ -113,7 +115,7 @@ def test_padding_same(kernel: int) -> None:
     assert kernel_sizes(small)["0"] == (k, k)
     assert small(torch.zeros(1, 3, 16, 16)).shape == (1, 4, 16, 16)
     by_hand = nn.Sequential(nn.Conv2d(3, 4, k, padding="same"), nn.Conv2d(4, 4, 1))
-    same_outputs(small, by_hand, torch.randn(2, 3, 16, 16))
+    assert_same_outputs(small, by_hand, torch.randn(2, 3, 16, 16))
 
 
 def test_padding_same_of_an_even_kernel() -> None:
@@ -139,7 +141,7 @@ def test_padding_valid() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 5, padding="valid"))
     small = fxscale.downscale(model, 14, target_size=24)
     assert small(torch.zeros(1, 3, 14, 14)).shape == (1, 4, 12, 12)
-    same_outputs(small, nn.Sequential(nn.Conv2d(3, 4, 3)), torch.randn(1, 3, 14, 14))
+    assert_same_outputs(small, nn.Sequential(nn.Conv2d(3, 4, 3)), torch.randn(1, 3, 14, 14))
 
 
 def test_axes_are_chosen_on_their_own() -> None:
@@ -150,7 +152,7 @@ def test_axes_are_chosen_on_their_own() -> None:
     by_hand = nn.Sequential(
         nn.Conv2d(3, 4, (1, 5), padding=(0, 2)), nn.Conv2d(4, 4, (5, 1), padding=(2, 0))
     )
-    same_outputs(small, by_hand, torch.randn(2, 3, 16, 16))
+    assert_same_outputs(small, by_hand, torch.randn(2, 3, 16, 16))
 
 
 class Functional(nn.Module):
@@ -174,7 +176,7 @@ class Functional(nn.Module):
 @pytest.mark.parametrize("keyword", [False, True])
 def test_functional_convolutions(keyword: bool) -> None:
     small = fxscale.downscale(Functional(3, (1, 1), keyword=keyword), 8, target_size=12)
-    same_outputs(small, Functional(2, (1, 0)), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Functional(2, (1, 0)), torch.randn(2, 3, 8, 8))
     assert [conv.weight for conv in small.plan.convs] == ["first.weight", "w", "v"]
 
 
@@ -223,7 +225,7 @@ def test_transposed_convolutions_with_a_stride_keep_their_kernel(rank: int) -> N
     model = nn.Sequential(CONV[rank](3, 4, 2, stride=2), transposed(4, 3, 4, stride=2, padding=1))
     small = fxscale.downscale(model, 8, target_size=12)
     assert kernel_sizes(small)["1"] == (4,) * rank
-    same_outputs(small, copy.deepcopy(model), torch.randn(2, 3, *[8] * rank))
+    assert_same_outputs(small, copy.deepcopy(model), torch.randn(2, 3, *[8] * rank))
 
 
 def test_what_the_site_knows() -> None:

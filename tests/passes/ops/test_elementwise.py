@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxscale
-from tests.passes.networks import Around, annotated, layout, same_outputs
+from tests.passes.networks import Around, annotated, assert_same_outputs, layout
 
 MODULES = [
     nn.ReLU(inplace=True),
@@ -35,7 +35,7 @@ def test_a_layer_computes_what_it_does_alone(module: nn.Module) -> None:
     model = Around(lambda m, x: m.layer(x).mean((2, 3)), layer=module)
     small = fxscale.downscale(model, 8, target_size=12, kernels={"conv": 3})
     by_hand = Around(lambda m, x: m.layer(x).mean((2, 3)), layer=copy.deepcopy(module))
-    same_outputs(small, by_hand, torch.randn(3, 3, 8, 8))
+    assert_same_outputs(small, by_hand, torch.randn(3, 3, 8, 8))
 
 
 FUNCTIONS: dict[str, Any] = {
@@ -55,7 +55,7 @@ FUNCTIONS: dict[str, Any] = {
 def test_a_function_computes_what_it_does_alone(name: str) -> None:
     body = FUNCTIONS[name]
     small = fxscale.downscale(Around(body), 8, target_size=12, kernels={"conv": 3})
-    same_outputs(small, Around(body), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Around(body), torch.randn(2, 3, 8, 8))
 
 
 def dropout(m: Around, x: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ def test_batchnorm_over_a_flattened_map_is_laid_out_over_it() -> None:
     by_hand = Around(
         lambda m, x: m.fc(m.norm(x.flatten(1))), norm=nn.BatchNorm1d(256), fc=nn.Linear(256, 5)
     )
-    same_outputs(small, by_hand, torch.randn(3, 3, 8, 8))
+    assert_same_outputs(small, by_hand, torch.randn(3, 3, 8, 8))
     assert fxscale.upscale_state(small)["norm.running_var"].shape == (576,)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import fxscale
 from fxscale.errors import UnsupportedModelError
-from tests.passes.networks import Around, same_outputs
+from tests.passes.networks import Around, assert_same_outputs
 
 FORMS: dict[str, Callable[[Any, Tensor], Any]] = {
     "over channels": lambda m, x: torch.max(x, 1)[0],
@@ -34,7 +34,7 @@ def unpacked(m: Any, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("form", [*FORMS.values(), unpacked], ids=[*FORMS, "unpacked"])
 def test_an_extreme_is_what_it_is_alone(form: Callable[[Any, Tensor], Any]) -> None:
     small = fxscale.downscale(Around(form), 8, target_size=12, kernels={"conv": 3})
-    same_outputs(small, Around(copy.deepcopy(form)), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Around(copy.deepcopy(form)), torch.randn(2, 3, 8, 8))
 
 
 @pytest.mark.parametrize(

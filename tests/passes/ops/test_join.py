@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fxscale
 from fxscale.errors import UnsupportedModelError
-from tests.passes.networks import Around, annotated, layout, map_sizes, same_outputs
+from tests.passes.networks import Around, annotated, assert_same_outputs, layout, map_sizes
 
 
 class Branches(nn.Module):
@@ -55,7 +55,7 @@ def test_a_join_computes_what_it_does_alone(name: str) -> None:
     join = JOINS[name]
     small = fxscale.downscale(Branches(join), 8, target_size=12)
     image = torch.randn(2, 3, 8, 8)
-    same_outputs(small, Branches(join, 2, (1, 0)), image)
+    assert_same_outputs(small, Branches(join, 2, (1, 0)), image)
     assert map_sizes(small, image)["b"] == (8, 8)
     assert small.plan.pad_operators == ()
 
@@ -90,7 +90,7 @@ def test_a_parameter_over_the_map_is_resized_without_gain() -> None:
             return out + self.embedding
 
     small = fxscale.downscale(Embedded(12), 8, target_size=12)
-    same_outputs(small, Embedded(8), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Embedded(8), torch.randn(2, 3, 8, 8))
     large = fxscale.upscale_state(small)["embedding"]
     torch.testing.assert_close(large, torch.full((1, 4, 12, 12), 2.5))
 
@@ -107,7 +107,7 @@ def test_a_parameter_over_tokens_is_resized() -> None:
             return out.flatten(2).transpose(1, 2) + self.embedding
 
     small = fxscale.downscale(Tokens(6, 2), 8, target_size=12)
-    same_outputs(small, Tokens(4, 2), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Tokens(4, 2), torch.randn(2, 3, 8, 8))
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
@@ -139,9 +139,9 @@ def test_axes_of_a_join() -> None:
 
 
 def test_where_with_a_compared_map() -> None:
-    body: Any = lambda m, x: torch.where(x > 0, x, 0.1 * x)  # noqa: E731
+    body: Any = lambda m, x: torch.where(x > 0, x, 0.1 * x)
     small = fxscale.downscale(Around(body), 8, target_size=12, kernels={"conv": 3})
-    same_outputs(small, Around(body), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Around(body), torch.randn(2, 3, 8, 8))
 
 
 def test_a_map_of_one_pixel_meets_a_global_average() -> None:

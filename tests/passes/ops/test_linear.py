@@ -11,7 +11,12 @@ from torch import Tensor, nn
 
 import fxscale
 from fxscale.errors import UnsupportedModelError
-from tests.passes.networks import Around, gradients_reach_every_parameter, same_outputs, sites_of
+from tests.passes.networks import (
+    Around,
+    assert_same_outputs,
+    gradients_reach_every_parameter,
+    sites_of,
+)
 
 FLATTEN: dict[str, Any] = {
     "flatten": lambda x: torch.flatten(x, 1),
@@ -44,7 +49,7 @@ def test_every_way_of_flattening(name: str) -> None:
     model = Around(body, fc=nn.Linear(4 * 12 * 12, 5))
     small = fxscale.downscale(model, 8, target_size=12, kernels={"conv": 3})
     image = torch.randn(2, 3, 8, 8)
-    same_outputs(small, Around(body, fc=nn.Linear(4 * 8 * 8, 5)), image)
+    assert_same_outputs(small, Around(body, fc=nn.Linear(4 * 8 * 8, 5)), image)
     gradients_reach_every_parameter(small, image)
     (interface,) = small.plan.interfaces
     assert (interface.channels, interface.target_size, interface.pretrain_size) == (
@@ -59,7 +64,7 @@ def test_a_hard_coded_view() -> None:
     model = Around(lambda m, x: m.fc(x.view(-1, 4 * 12 * 12)), fc=nn.Linear(576, 5))
     small = fxscale.downscale(model, 8, target_size=12, kernels={"conv": 3})
     by_hand = Around(lambda m, x: m.fc(x.view(-1, 256)), fc=nn.Linear(256, 5))
-    same_outputs(small, by_hand, torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, by_hand, torch.randn(2, 3, 8, 8))
     assert small(torch.zeros(7, 3, 8, 8)).shape == (7, 5)
 
 
@@ -71,7 +76,7 @@ def test_nn_flatten_in_a_sequential() -> None:
     by_hand = nn.Sequential(
         nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 5)
     )
-    same_outputs(small, by_hand, torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, by_hand, torch.randn(2, 3, 8, 8))
 
 
 def test_a_functional_linear_layer() -> None:
@@ -85,24 +90,24 @@ def test_a_functional_linear_layer() -> None:
             return F.linear(self.conv(x).flatten(1), self.weight)
 
     small = fxscale.downscale(Functional(12), 8, target_size=12)
-    same_outputs(small, Functional(8), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Functional(8), torch.randn(2, 3, 8, 8))
 
 
 def test_a_linear_layer_over_channels_is_no_interface() -> None:
-    body: Any = lambda m, x: m.fc(x.permute(0, 2, 3, 1))  # noqa: E731
+    body: Any = lambda m, x: m.fc(x.permute(0, 2, 3, 1))
     model = Around(body, fc=nn.Linear(4, 6))
     small = fxscale.downscale(model, 8, target_size=12, kernels={"conv": 3})
     assert small.plan.interfaces == ()
-    same_outputs(small, Around(body, fc=nn.Linear(4, 6)), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Around(body, fc=nn.Linear(4, 6)), torch.randn(2, 3, 8, 8))
     assert small.plan.dense_macs == (12 * 12 * 4 * 6, 8 * 8 * 4 * 6)
 
 
 def test_an_interface_used_twice_on_one_map() -> None:
-    body: Any = lambda m, x: m.fc(x.flatten(1)) + m.fc(x.relu().flatten(1))  # noqa: E731
+    body: Any = lambda m, x: m.fc(x.flatten(1)) + m.fc(x.relu().flatten(1))
     model = Around(body, fc=nn.Linear(576, 5))
     assert len(sites_of(model).interfaces) == 1
     small = fxscale.downscale(model, 8, target_size=12, kernels={"conv": 3})
-    same_outputs(small, Around(body, fc=nn.Linear(256, 5)), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Around(body, fc=nn.Linear(256, 5)), torch.randn(2, 3, 8, 8))
 
 
 def test_a_computed_weight_is_refused() -> None:

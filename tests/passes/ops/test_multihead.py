@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fxscale
 from fxscale.errors import UnsupportedModelError
-from tests.passes.networks import Around, same_outputs
+from tests.passes.networks import Around, assert_same_outputs
 
 
 def own(m: Any, x: Tensor) -> Tensor:
@@ -42,9 +42,9 @@ def around(body: Any) -> Around:
 @pytest.mark.parametrize("name", BODIES)
 def test_attention_over_pixels(name: str) -> None:
     small = fxscale.downscale(around(BODIES[name]), 8, target_size=12, kernels={"conv": 3})
-    same_outputs(small, around(BODIES[name]), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, around(BODIES[name]), torch.randn(2, 3, 8, 8))
     same = fxscale.downscale(around(BODIES[name]), 12, target_size=12, kernels={})
-    same_outputs(same, around(BODIES[name]), torch.randn(2, 3, 12, 12))
+    assert_same_outputs(same, around(BODIES[name]), torch.randn(2, 3, 12, 12))
 
 
 def test_a_mask_over_pixels_is_refused() -> None:

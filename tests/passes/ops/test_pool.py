@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import fxscale
 from fxscale.errors import UnsupportedModelError
-from tests.passes.networks import CONV, Around, same_outputs
+from tests.passes.networks import CONV, Around, assert_same_outputs
 
 KEPT: dict[str, nn.Module] = {
     "max": nn.MaxPool2d(2),
@@ -39,7 +39,7 @@ def test_pools_keep_their_windows(name: str) -> None:
         Around(features, pool=KEPT[name]), 8, target_size=12, kernels={"conv": 3}
     )
     by_hand = Around(features, pool=copy.deepcopy(KEPT[name]))
-    same_outputs(small, by_hand, torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, by_hand, torch.randn(2, 3, 8, 8))
 
 
 @pytest.mark.parametrize(
@@ -70,15 +70,15 @@ def test_a_global_pool_module_in_every_rank(rank: int) -> None:
     model = nn.Sequential(CONV[rank](3, 4, 1), pool(12), nn.Flatten(), nn.Linear(4, 5))
     small = fxscale.downscale(model, 8, target_size=12)
     by_hand = nn.Sequential(CONV[rank](3, 4, 1), pool(8), nn.Flatten(), nn.Linear(4, 5))
-    same_outputs(small, by_hand, torch.randn(2, 3, *[8] * rank))
+    assert_same_outputs(small, by_hand, torch.randn(2, 3, *[8] * rank))
 
 
 def test_the_adaptive_pool_before_an_interface_scales() -> None:
-    body: Any = lambda m, x: m.fc(m.pool(x).flatten(1))  # noqa: E731
+    body: Any = lambda m, x: m.fc(m.pool(x).flatten(1))
     model = Around(body, pool=nn.AdaptiveAvgPool2d((6, 6)), fc=nn.Linear(144, 5))
     small = fxscale.downscale(model, 16, target_size=24, kernels={"conv": 3})
     by_hand = Around(body, pool=nn.AdaptiveAvgPool2d((4, 4)), fc=nn.Linear(64, 5))
-    same_outputs(small, by_hand, torch.randn(2, 3, 16, 16))
+    assert_same_outputs(small, by_hand, torch.randn(2, 3, 16, 16))
 
 
 @pytest.mark.parametrize("pool", [F.adaptive_avg_pool2d, F.adaptive_max_pool2d])
@@ -86,7 +86,7 @@ def test_functional_adaptive_pools_scale(pool: Any) -> None:
     model = Around(lambda m, x: m.fc(pool(x, (6, 6)).flatten(1)), fc=nn.Linear(144, 5))
     small = fxscale.downscale(model, 16, target_size=24, kernels={"conv": 3})
     by_hand = Around(lambda m, x: m.fc(pool(x, 4).flatten(1)), fc=nn.Linear(64, 5))
-    same_outputs(small, by_hand, torch.randn(2, 3, 16, 16))
+    assert_same_outputs(small, by_hand, torch.randn(2, 3, 16, 16))
 
 
 def test_indices_are_refused() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fxscale
 from fxscale.errors import UnsupportedModelError
-from tests.passes.networks import Around, same_outputs
+from tests.passes.networks import Around, assert_same_outputs
 
 
 def over_width(m: Any, x: Tensor) -> Any:
@@ -38,7 +38,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[Any, Tensor], Any]]] 
 def test_the_length_of_a_sequence_is_free(name: str) -> None:
     factory, body = LAYERS[name]
     small = fxscale.downscale(Around(body, rnn=factory()), 8, target_size=12, kernels={"conv": 3})
-    same_outputs(small, Around(body, rnn=factory()), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Around(body, rnn=factory()), torch.randn(2, 3, 8, 8))
 
 
 def test_features_made_of_pixels_are_refused() -> None:

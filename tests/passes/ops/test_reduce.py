@@ -9,7 +9,7 @@ import torch
 
 import fxscale
 from fxscale.errors import UnsupportedModelError
-from tests.passes.networks import Around, annotated, layout, same_outputs
+from tests.passes.networks import Around, annotated, assert_same_outputs, layout
 
 BODIES: dict[str, Any] = {
     "mean": lambda m, x: x.mean((2, 3)),
@@ -38,7 +38,7 @@ BODIES: dict[str, Any] = {
 @pytest.mark.parametrize("name", BODIES)
 def test_reductions(name: str) -> None:
     small = fxscale.downscale(Around(BODIES[name]), 8, target_size=12, kernels={"conv": 3})
-    same_outputs(small, Around(BODIES[name]), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Around(BODIES[name]), torch.randn(2, 3, 8, 8))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_reductions(name: str) -> None:
 )
 def test_what_grows_with_the_map_keeps_its_amplitude(large: Any, little: Any) -> None:
     small = fxscale.downscale(Around(large), 8, target_size=12, kernels={"conv": 3})
-    same_outputs(small, Around(little), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Around(little), torch.randn(2, 3, 8, 8))
 
 
 def test_an_accumulation_over_pixels_is_refused() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import fxscale
 from fxscale.errors import UnsupportedModelError
-from tests.passes.networks import Around, annotated, layout, same_outputs
+from tests.passes.networks import Around, annotated, assert_same_outputs, layout
 
 BODIES: dict[str, Any] = {
     "expand": lambda m, x: (x + x.mean((2, 3), keepdim=True).expand(*x.shape)).mean((2, 3)),
@@ -31,9 +31,9 @@ BODIES: dict[str, Any] = {
 @pytest.mark.parametrize("name", BODIES)
 def test_copies(name: str) -> None:
     small = fxscale.downscale(Around(BODIES[name]), 8, target_size=12, kernels={"conv": 3})
-    same_outputs(small, Around(BODIES[name]), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Around(BODIES[name]), torch.randn(2, 3, 8, 8))
     same = fxscale.downscale(Around(BODIES[name]), 12, target_size=12, kernels={})
-    same_outputs(same, Around(BODIES[name]), torch.randn(2, 3, 12, 12))
+    assert_same_outputs(same, Around(BODIES[name]), torch.randn(2, 3, 12, 12))
 
 
 def test_axes_of_copies() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import fxscale
 from fxscale.errors import UnsupportedModelError
-from tests.passes.networks import Around, annotated, layout, same_outputs
+from tests.passes.networks import Around, annotated, assert_same_outputs, layout
 
 
 def shuffle(x: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ BODIES: dict[str, Any] = {
 @pytest.mark.parametrize("name", BODIES)
 def test_regrouping(name: str) -> None:
     small = fxscale.downscale(Around(BODIES[name]), 8, target_size=12, kernels={"conv": 3})
-    same_outputs(small, Around(BODIES[name]), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Around(BODIES[name]), torch.randn(2, 3, 8, 8))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_regrouping(name: str) -> None:
 )
 def test_sizes_baked_into_views_are_replaced(large: Any, little: Any) -> None:
     small = fxscale.downscale(Around(large), 8, target_size=12, kernels={"conv": 3})
-    same_outputs(small, Around(little), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Around(little), torch.randn(2, 3, 8, 8))
 
 
 REFUSED: dict[str, tuple[Any, str]] = {

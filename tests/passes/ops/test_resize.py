@@ -11,7 +11,7 @@ from torch import nn
 
 import fxscale
 from fxscale.errors import UnsupportedModelError
-from tests.passes.networks import Around, same_outputs
+from tests.passes.networks import Around, assert_same_outputs
 
 SAME: dict[str, tuple[Any, dict[str, nn.Module]]] = {
     "scale": (lambda m, x: F.interpolate(x, scale_factor=2), {}),
@@ -34,7 +34,7 @@ SAME: dict[str, tuple[Any, dict[str, nn.Module]]] = {
 def test_relative_sizes_need_no_change(name: str) -> None:
     body, modules = SAME[name]
     small = fxscale.downscale(Around(body, **modules), 8, target_size=12, kernels={"conv": 3})
-    same_outputs(small, Around(body, **modules), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Around(body, **modules), torch.randn(2, 3, 8, 8))
 
 
 @pytest.mark.parametrize("size", [24, (24, 24)])
@@ -42,14 +42,14 @@ def test_absolute_sizes_scale(size: Any) -> None:
     large = Around(lambda m, x: F.interpolate(x, size=size, mode="bilinear"))
     small = fxscale.downscale(large, 8, target_size=12, kernels={"conv": 3})
     by_hand = Around(lambda m, x: F.interpolate(x, size=16, mode="bilinear"))
-    same_outputs(small, by_hand, torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, by_hand, torch.randn(2, 3, 8, 8))
 
 
 def test_the_size_of_a_module_scales() -> None:
-    body: Any = lambda m, x: m.up(x)  # noqa: E731
+    body: Any = lambda m, x: m.up(x)
     model = Around(body, up=nn.Upsample(size=(24, 24)))
     small = fxscale.downscale(model, 8, target_size=12, kernels={"conv": 3})
-    same_outputs(small, Around(body, up=nn.Upsample(size=(16, 16))), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Around(body, up=nn.Upsample(size=(16, 16))), torch.randn(2, 3, 8, 8))
 
 
 def test_upsampling_a_global_pool_is_refused() -> None:
@@ -64,4 +64,4 @@ def test_upsampling_a_global_pool_to_another_map() -> None:
         return F.interpolate(pooled, size=x.shape[-2:], mode="bilinear") + x
 
     small = fxscale.downscale(Around(body), 8, target_size=12, kernels={"conv": 3})
-    same_outputs(small, Around(body), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Around(body), torch.randn(2, 3, 8, 8))

@@ -10,7 +10,7 @@ from torch import nn
 
 import fxscale
 from fxscale.errors import UnsupportedModelError
-from tests.passes.networks import Around, same_outputs
+from tests.passes.networks import Around, assert_same_outputs
 
 BODIES: dict[str, Any] = {
     "shape": lambda m, x: x.reshape(x.shape[0], x.shape[1], x.shape[2] * x.shape[3]),
@@ -29,14 +29,14 @@ BODIES: dict[str, Any] = {
 @pytest.mark.parametrize("name", BODIES)
 def test_sizes_are_computed_anew(name: str) -> None:
     small = fxscale.downscale(Around(BODIES[name]), 8, target_size=12, kernels={"conv": 3})
-    same_outputs(small, Around(BODIES[name]), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Around(BODIES[name]), torch.randn(2, 3, 8, 8))
 
 
 def test_activations_scaled_by_a_size_keep_their_amplitude() -> None:
-    body: Any = lambda m, x: x / x.shape[-1] * (x.shape[2] ** 0.5)  # noqa: E731
+    body: Any = lambda m, x: x / x.shape[-1] * (x.shape[2] ** 0.5)
     small = fxscale.downscale(Around(body), 8, target_size=12, kernels={})
     by_hand = Around(lambda m, x: x / 12 * 12**0.5)
-    same_outputs(small, by_hand, torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, by_hand, torch.randn(2, 3, 8, 8))
 
 
 def test_a_new_tensor_of_a_spatial_size_is_refused() -> None:
@@ -47,15 +47,15 @@ def test_a_new_tensor_of_a_spatial_size_is_refused() -> None:
 
 @pytest.mark.parametrize("limit", [5, 10])
 def test_the_branch_of_the_target_is_taken(limit: int) -> None:
-    body: Any = lambda m, x: torch.relu(x) if x.shape[-1] > limit else x  # noqa: E731
+    body: Any = lambda m, x: torch.relu(x) if x.shape[-1] > limit else x
     small = fxscale.downscale(Around(body), 8, target_size=12, kernels={"conv": 3})
     by_hand = Around(lambda m, x: torch.relu(x))
-    same_outputs(small, by_hand, torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, by_hand, torch.randn(2, 3, 8, 8))
 
 
 ASSERTIONS: dict[str, Any] = {
     "a length": lambda x: torch._assert(x.shape[2] == 12, "not 12"),
-    "a length, the other way": lambda x: torch._assert(12 == x.size(3), "not 12"),  # noqa: SIM300
+    "a length, the other way": lambda x: torch._assert(12 == x.size(3), "not 12"),  # noqa: SIM300  as models write it
     "lengths": lambda x: torch._assert(x.shape[2:] == (12, 12), "not 12"),
     "a multiple": lambda x: torch._assert(x.shape[2] % 6 == 0, "no multiple of 6"),
     "an area": lambda x: torch._assert(x.shape[2] * x.shape[3] == 144, "not 144"),
@@ -72,7 +72,7 @@ def test_assertions_over_sizes(name: str) -> None:
         return x.relu()
 
     small = fxscale.downscale(Around(body), 8, target_size=12, kernels={})
-    same_outputs(small, Around(lambda m, x: x.relu()), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Around(lambda m, x: x.relu()), torch.randn(2, 3, 8, 8))
 
 
 @pytest.mark.parametrize("name", ["a length", "a length, the other way", "a square"])
@@ -96,9 +96,9 @@ def test_an_assertion_that_fails_at_the_target_size() -> None:
 
 
 def test_a_transposed_matrix() -> None:
-    body: Any = lambda m, x: x.mT  # noqa: E731
+    body: Any = lambda m, x: x.mT
     small = fxscale.downscale(Around(body), 8, target_size=12, kernels={"conv": 3})
-    same_outputs(small, Around(body), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Around(body), torch.randn(2, 3, 8, 8))
 
 
 def test_the_size_of_a_pool_is_read() -> None:
@@ -112,4 +112,4 @@ def test_the_size_of_a_pool_is_read() -> None:
             return nn.functional.avg_pool2d(x, kernel_size=x.size()[2:]).flatten(1)
 
     small = fxscale.downscale(Global(), 8, target_size=12)
-    same_outputs(small, Global(), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Global(), torch.randn(2, 3, 8, 8))

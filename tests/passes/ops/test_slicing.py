@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fxscale
 from fxscale.errors import UnsupportedModelError
-from tests.passes.networks import Around, same_outputs
+from tests.passes.networks import Around, assert_same_outputs
 
 BODIES: dict[str, Any] = {
     "strided": lambda m, x: x[:, :, ::2, ::2],
@@ -33,7 +33,7 @@ BODIES: dict[str, Any] = {
 @pytest.mark.parametrize("name", BODIES)
 def test_slices(name: str) -> None:
     small = fxscale.downscale(Around(BODIES[name]), 8, target_size=12, kernels={"conv": 3})
-    same_outputs(small, Around(BODIES[name]), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Around(BODIES[name]), torch.randn(2, 3, 8, 8))
 
 
 PADS: dict[str, tuple[Any, dict[str, nn.Module]]] = {
@@ -108,9 +108,9 @@ BETWEEN: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", BETWEEN)
 def test_parts_of_a_concatenation(name: str) -> None:
-    body: Any = lambda m, x: BETWEEN[name](x)  # noqa: E731
+    body: Any = lambda m, x: BETWEEN[name](x)
     small = fxscale.downscale(Around(body), 8, target_size=12, kernels={})
-    same_outputs(small, Around(body), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Around(body), torch.randn(2, 3, 8, 8))
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_parts_of_a_concatenation(name: str) -> None:
 def test_indices_baked_into_slices_are_replaced(large: Any, little: Any) -> None:
     target = Around(lambda m, x: large(x))
     small = fxscale.downscale(target, 8, target_size=12, kernels={})
-    same_outputs(small, Around(lambda m, x: little(x)), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Around(lambda m, x: little(x)), torch.randn(2, 3, 8, 8))
 
 
 def test_writing_into_channels() -> None:
@@ -149,7 +149,7 @@ def test_writing_into_channels() -> None:
         return out
 
     small = fxscale.downscale(Around(shift), 8, target_size=12, kernels={})
-    same_outputs(small, Around(shift), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Around(shift), torch.randn(2, 3, 8, 8))
 
 
 REFUSED: dict[str, tuple[Any, str]] = {

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fxscale
 from fxscale.errors import UnsupportedModelError
-from tests.passes.networks import Around, annotated, layout, same_outputs
+from tests.passes.networks import Around, annotated, assert_same_outputs, layout
 
 
 def outlook(m: Any, x: Tensor) -> Tensor:
@@ -37,9 +37,9 @@ def around(name: str) -> Around:
 @pytest.mark.parametrize("name", BODIES)
 def test_patches(name: str) -> None:
     small = fxscale.downscale(around(name), 8, target_size=12, kernels={"conv": 3})
-    same_outputs(small, around(name), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, around(name), torch.randn(2, 3, 8, 8))
     same = fxscale.downscale(around(name), 12, target_size=12, kernels={})
-    same_outputs(same, around(name), torch.randn(2, 3, 12, 12))
+    assert_same_outputs(same, around(name), torch.randn(2, 3, 12, 12))
 
 
 def test_a_size_that_is_written_down_follows_the_map() -> None:
@@ -47,7 +47,7 @@ def test_a_size_that_is_written_down_follows_the_map() -> None:
         return lambda m, x: F.fold(F.unfold(x, 3, padding=1), size, 3, padding=1).mean((2, 3))
 
     small = fxscale.downscale(Around(body(12)), 8, target_size=12, kernels={"conv": 3})
-    same_outputs(small, Around(body(8)), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Around(body(8)), torch.randn(2, 3, 8, 8))
 
 
 def test_axes_of_patches() -> None:

@@ -15,9 +15,9 @@ from fxscale.errors import UnsupportedModelError
 from tests.passes.networks import (
     Around,
     annotated,
+    assert_same_outputs,
     gradients_reach_every_parameter,
     layout,
-    same_outputs,
 )
 
 Body = Callable[[Any, Tensor], Tensor]
@@ -128,7 +128,7 @@ def test_window_attention(
 ) -> None:
     model = Around(attention(window))
     compiled = fxscale.downscale(model, small, target_size=target, kernels={"conv": 3})
-    same_outputs(compiled, Around(attention(small_window)), torch.randn(3, 3, small, small))
+    assert_same_outputs(compiled, Around(attention(small_window)), torch.randn(3, 3, small, small))
     assert not compiled.plan.pad_operators
     gradients_reach_every_parameter(compiled, torch.randn(1, 3, small, small))
     model.load_state_dict(fxscale.upscale_state(compiled))
@@ -141,7 +141,7 @@ def test_windows_with_a_position_bias() -> None:
     model = Around(biased_windows(6, 6), bias=nn.Embedding(36, 36))
     small = fxscale.downscale(model, 8, target_size=12, kernels={"conv": 3})
     by_hand = Around(biased_windows(4, 6), bias=nn.Embedding(36, 36))
-    same_outputs(small, by_hand, torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, by_hand, torch.randn(2, 3, 8, 8))
 
 
 @pytest.mark.parametrize("attention", [padded_attention, branching_attention])
@@ -206,7 +206,7 @@ def test_blocks_that_become_channels_keep_their_size(name: str) -> None:
     model = Around(body, after=after(), apart=nn.Unflatten(2, (6, 2)))
     small = fxscale.downscale(model, 8, target_size=12, kernels={"conv": 3})
     by_hand = Around(body, after=after(), apart=nn.Unflatten(2, (4, 2)))
-    same_outputs(small, by_hand, torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, by_hand, torch.randn(2, 3, 8, 8))
     assert {k: v.shape for k, v in small.state_dict().items()} == {
         k: v.shape for k, v in model.state_dict().items()
     }
@@ -216,7 +216,7 @@ def test_blocks_that_become_channels_keep_their_size(name: str) -> None:
 
 
 def test_a_map_behind_blocks_goes_on_as_a_map() -> None:
-    body: Body = lambda m, x: m.conv2(F.pixel_unshuffle(x, 2)).mean((2, 3))  # noqa: E731
+    body: Body = lambda m, x: m.conv2(F.pixel_unshuffle(x, 2)).mean((2, 3))
     model = Around(body, conv2=nn.Conv2d(16, 3, 3, padding=1))
     small = fxscale.downscale(model, 16, target_size=24)
     assert small.conv2.kernel_size == (2, 2)
@@ -238,7 +238,7 @@ def test_patches_over_several_dimensions_at_once() -> None:
 
     # 6 patches of 2 pixels: 6 does not divide 8, so 4 patches.
     small = fxscale.downscale(Around(fold), 8, target_size=12, kernels={"conv": 3})
-    same_outputs(small, Around(fold), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Around(fold), torch.randn(2, 3, 8, 8))
 
 
 def test_a_convolution_within_windows() -> None:
@@ -259,7 +259,7 @@ def test_a_convolution_within_windows() -> None:
 
     kernels = {"conv": 3, "inner": 3, "after": 3}
     small = fxscale.downscale(Around(within(6), **layers()), 8, target_size=12, kernels=kernels)
-    same_outputs(small, Around(within(4), **layers()), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Around(within(4), **layers()), torch.randn(2, 3, 8, 8))
 
 
 @pytest.mark.parametrize("twice", [lambda x: torch.cat([x, -x]), lambda x: x.repeat(2, 1, 1, 1)])
@@ -274,7 +274,7 @@ def test_a_batch_that_was_put_together(twice: Callable[[Tensor], Tensor]) -> Non
         return attend
 
     small = fxscale.downscale(Around(body(6)), 8, target_size=12, kernels={"conv": 3})
-    same_outputs(small, Around(body(4)), torch.randn(5, 3, 8, 8))
+    assert_same_outputs(small, Around(body(4)), torch.randn(5, 3, 8, 8))
 
 
 def test_axes() -> None:
