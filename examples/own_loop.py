@@ -1,7 +1,7 @@
-"""A plain PyTorch loop: three lines more than without fxscale, marked 1 to 3.
+"""A plain PyTorch loop: four lines more than without fxscale, marked 1 to 4.
 
-Momentum goes through the transition with the weights. A scheduler goes on with the new optimizer,
-and a GradScaler belongs to no optimizer, so both keep their place.
+Momentum goes through the transition with the weights, a scheduler goes on where it stands, and a
+GradScaler belongs to no optimizer.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def train(
             report = fxscale.transition(network, model, optimizer=optimizer, batches=batches)  # 2
             assert report.optimizer is not None
             network, optimizer = model, report.optimizer  # 3
-            scheduler.optimizer = optimizer  # goes on where it stands
+            fxscale.move_scheduler(scheduler, optimizer)  # 4
         total = 0.0
         for part in torch.randperm(images).split(batch_size):
             loss = F.cross_entropy(network(resized(pictures[part], size)), labels[part])

@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> tuple[nn.Module, ModelEmaV3,
             larger = ModelEmaV3(model, decay=args.ema_decay)
             larger.module.load_state_dict(fxscale.upscale_state(average.module))
             network, optimizer, average = model, new, larger
-            scheduler.optimizer = optimizer
+            fxscale.move_scheduler(scheduler, optimizer)
         # fxscale
         network.train()
         for inputs, labels in images:

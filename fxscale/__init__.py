@@ -26,6 +26,7 @@ from fxscale.optimizer import upscale_optimizer
 from fxscale.passes.ops.registry import handles as register
 from fxscale.plan import ScalePlan
 from fxscale.pretrain_network import PretrainNetwork
+from fxscale.scheduler import move_scheduler
 from fxscale.transition import transition
 from fxscale.upscale import upscale_state
 from fxscale.valid_sizes import ValidSize, valid_sizes
@@ -49,6 +50,7 @@ __all__ = [
     "__version__",
     "downscale",
     "export_onnx",
+    "move_scheduler",
     "reestimate_batchnorm",
     "register",
     "transition",

@@ -80,7 +80,7 @@ def upscale_optimizer(
 
     Learning rate, `initial_lr`, weight decay and every other option of a parameter group are kept;
     `foreach`, `fused`, `capturable` and `differentiable` stay as the new optimizer has them. A
-    learning-rate scheduler belongs to one optimizer: make another for the new one, afterwards.
+    learning-rate scheduler goes on with the new one by `fxscale.move_scheduler`.
 
     **Arguments:**
 
@@ -111,7 +111,7 @@ def carry_optimizer(
 ) -> CarriedOptimizer:
     """`upscale_optimizer` up to the point where the new optimizer would be changed."""
     maps = {m.key: m for m in maps_between(pretrain, target)}
-    old = _bare(optimizer)
+    old = bare_optimizer(optimizer)
     if type(old) not in _STATE_OF:
         raise FxscaleError(
             f"cannot carry the state of {type(old).__name__}: expected torch.optim.SGD, Adam or "
@@ -125,7 +125,7 @@ def carry_optimizer(
     if new_optimizer is None:
         new = _like(old, old_groups, by_name)
     else:
-        new = _bare(new_optimizer)
+        new = bare_optimizer(new_optimizer)
         if type(new) is not type(old):
             raise FxscaleError(
                 f"the new optimizer is of another class: expected {type(old).__name__}, found "
@@ -158,10 +158,10 @@ def carry_optimizer(
     return CarriedOptimizer(new, tuple(options), state)
 
 
-def _bare(optimizer: Optimizer) -> Optimizer:
+def bare_optimizer(optimizer: Optimizer) -> Optimizer:
     """The optimizer inside the wrappers of Lightning Fabric and the like."""
     inner = getattr(optimizer, "optimizer", None)
-    return _bare(inner) if isinstance(inner, Optimizer) else optimizer
+    return bare_optimizer(inner) if isinstance(inner, Optimizer) else optimizer
 
 
 def _parameters(module: nn.Module, maps: Mapping[str, StateMap], role: str) -> Parameters:

@@ -30,6 +30,7 @@ PUBLIC_API = {
     "__version__",
     "downscale",
     "export_onnx",
+    "move_scheduler",
     "reestimate_batchnorm",
     "register",
     "transition",

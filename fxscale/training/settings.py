@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -167,11 +168,9 @@ class Settings:
         return (*self.pretrain_sizes, self.target_size)[phase]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in asdict(self).items()
-        }
+        """As JSON holds it, so that what was read from a file compares equal: tuples are lists."""
+        document: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return document
 
     def differing(self, other: Mapping[str, Any]) -> list[str]:
         """Names of the settings in which a run with `other` would give another result."""

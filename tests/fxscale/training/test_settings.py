@@ -61,3 +61,12 @@ def test_json_and_what_may_change() -> None:
         "seed",
     ]
     assert set(stored) == set(Settings.__dataclass_fields__) >= set(SETTINGS)
+
+
+def test_kernels_per_axis_may_change_places_with_their_json() -> None:
+    """A settings file says `[3, 2]` where a program, and the command line, say `(3, 2)`."""
+    mine = settings(kernels={"conv1": (3, 2), "conv2": 2})
+    stored = json.loads(json.dumps(mine.to_dict()))
+    assert mine.differing(stored) == []
+    assert settings(kernels={"conv1": [3, 2], "conv2": 2}).differing(mine.to_dict()) == []
+    assert settings(kernels={"conv1": (3, 3), "conv2": 2}).differing(stored) == ["kernels"]
