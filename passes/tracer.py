@@ -20,10 +20,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from types import FrameType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import Argument, Target
@@ -198,7 +200,18 @@ class ValueTracer(fx.Tracer):
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         if self._evaluating:
             return attr_val
-        return super().getattr(attr, attr_val, parameter_proxy_cache)
+        path = self._state_paths.get(id(attr_val)) if isinstance(attr_val, torch.Tensor) else None
+        if path is None:
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
+        if path not in parameter_proxy_cache:
+            parameter_proxy_cache[path] = self.create_proxy("get_attr", path, (), {})
+        return parameter_proxy_cache[path]
+
+    @cached_property
+    def _state_paths(self) -> dict[int, str]:
+        """Where parameters and buffers are; fx searches all of them at every access."""
+        state = (*self.root.named_buffers(), *self.root.named_parameters())
+        return {id(tensor): path for path, tensor in state}
 
     def call_module(
         self,
@@ -364,6 +377,8 @@ def _evaluate_node(node: fx.Node, root: nn.Module, key: str) -> Any:
     args, kwargs = load(node.args), load(node.kwargs)
     if node.target in CONTEXT_FUNCTIONS:
         return None  # its effect is on the nodes of its block, which know it
+    if node.target is F.batch_norm:
+        return kwargs["input"] if "input" in kwargs else args[0]  # see BatchNorm below
     if node.op == "call_function":
         return node.target(*args, **kwargs)  # type: ignore[operator]  # of a call_function it is callable
     if node.op == "call_method":

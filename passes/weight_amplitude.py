@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
+from fxscale.errors import UnsupportedModelError
 from fxscale.passes.axes import ComputedWeight, Dims, KernelEntry, Shape
 from fxscale.passes.ops import join
 from fxscale.passes.ops.registry import Call, lookup
@@ -36,10 +37,13 @@ if TYPE_CHECKING:
     from fxscale.passes.annotate import Annotator
 
 
-def computed_weight(annotator: Annotator, convolution: fx.Node, weight: fx.Node) -> ComputedWeight:
+def computed_weight(
+    annotator: Annotator, convolution: fx.Node, weight: fx.Node
+) -> ComputedWeight | UnsupportedModelError:
     """Everything that is to know about the weight of one convolution, which is annotated already.
 
-    **Raises:** `UnsupportedModelError` at the node of the weight's computation that is in the way.
+    **Raises:** `UnsupportedModelError` at the node of the weight's computation that is in the way;
+    returns it for a pointwise kernel, which stays as it is in any case.
     """
     axes = annotator.layouts.axes[convolution]
     annotation = annotator.annotations[weight]
@@ -52,7 +56,10 @@ def computed_weight(annotator: Annotator, convolution: fx.Node, weight: fx.Node)
     result = reader.amplitude(weight)
     entries = tuple(sorted(reader.entries.values(), key=lambda e: e.kind != "kernel"))
     if not entries or entries[0].kind != "kernel":
-        raise Reader.at(annotator, weight).refuse("no parameter holds the kernel", REMEDY)
+        refused = Reader.at(annotator, weight).refuse("no parameter holds the kernel", REMEDY)
+        if any(axes):
+            raise refused
+        return refused
     kernel = [axis for dim in entries[0].dims for axis in dim]
     for gain in sorted(result.gains, key=lambda gain: gain.key):
         if result.degree == 0 and (gain.axis is None or gain.axis in kernel):
