@@ -1,4 +1,4 @@
-"""`move_scheduler`: a learning-rate scheduler goes on with the target's optimizer, where it stands."""
+"""`move_scheduler`: a learning-rate scheduler goes on with the target's optimizer."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def move_scheduler(scheduler: object, optimizer: Optimizer) -> None:
     if sizes[0] != sizes[1]:
         raise StateMismatchError(
             f"a scheduler counts on the groups of its optimizer: expected groups of {sizes[0]} "
-            f"parameters, found {sizes[1]}. Give the new optimizer the same groups in the same order"
+            f"parameters, found {sizes[1]}. Give the new optimizer the same groups in the same "
+            "order"
         )
     options = [_kept(*groups) for groups in zip(old.param_groups, new.param_groups, strict=True)]
     # torch's schedulers warn if they did not see the birth of their optimizer: one that is thrown
@@ -74,8 +75,9 @@ def _parts(scheduler: object, seen: set[int]) -> Iterator[object]:
 
 def _optimizer_of(scheduler: object) -> Optimizer | None:
     optimizer = getattr(scheduler, "optimizer", None)
-    is_scheduler = isinstance(optimizer, Optimizer) and not isinstance(scheduler, Optimizer)
-    return bare_optimizer(optimizer) if is_scheduler else None
+    if not isinstance(optimizer, Optimizer) or isinstance(scheduler, Optimizer):
+        return None
+    return bare_optimizer(optimizer)
 
 
 def _kept(old: Group, new: Group) -> Group:

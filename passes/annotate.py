@@ -31,12 +31,14 @@ from fxscale.passes.axes import (
     Dims,
     Event,
     FeatureEntry,
+    Flattening,
     Join,
     KernelEntry,
     LinearSite,
     Operand,
     Refit,
     Resampling,
+    Row,
     SelfSized,
     Shape,
     Statistics,
@@ -294,11 +296,21 @@ class Annotator:
         if all(arguments.get(name, plain) == plain for name, plain in POINTWISE.items()):
             return source
         self._refuse_kernel(fields["node"], source)
-        self._require_map(fields["node"], source)
+        self.require_map(fields["node"], source)
         target = window_length(source.target, **arguments)
         out = self.axis(target, spatial=True)
         self.events.append(Window(out=out, **fields))
         self.parts.derive(source, out)
+        return out
+
+    def row_window(self, dim: Dim, **fields: Any) -> Row:
+        """A window over the pixels of a flattened map, from row to row of it."""
+        row = dim[0]
+        if not isinstance(row, Row):
+            row = Row(target_length(dim), spatial=True)
+            self.events.append(Flattening(fields["node"], dim, row))
+        out = Row(window_length(row.target, **window_arguments(fields)), spatial=True)
+        self.events.append(Window(source=row, out=out, **fields))
         return out
 
     def refit(
@@ -311,7 +323,7 @@ class Annotator:
         pool: bool = False,
     ) -> Axis:
         self._refuse_kernel(node, source)
-        self._require_map(node, source)
+        self.require_map(node, source)
         out = self.axis(target, spatial=True)
         self.events.append(Refit(node, source, out, scale, pool))
         self.parts.derive(source, out)
@@ -324,7 +336,7 @@ class Annotator:
             return operands[0].axis
         for axis in distinct:
             self._refuse_kernel(node, axis)
-        out = self.axis(operands[0].axis.target, spatial=True)
+        out = type(operands[0].axis)(operands[0].axis.target, spatial=True)
         self.events.append(Join(node, out, tuple(operands)))
         for operand in operands:
             self.parts.derive(operand.axis, out)
@@ -338,7 +350,17 @@ class Annotator:
                 remedy="name the layer in keep, which leaves its kernel as it is",
             )
 
-    def _require_map(self, node: fx.Node, source: Axis) -> None:
+    def require_map(self, node: fx.Node, source: Axis) -> None:
+        """Refuse an axis that is not one axis of a map: parts of a concatenation, a row of pixels.
+
+        Raises `UnsupportedModelError`.
+        """
+        if isinstance(source, Row):
+            raise refusal(
+                node,
+                f"{describe(node, None)} meets the pixels of a flattened map, pooled as {source}",
+                remedy="pool before flattening",
+            )
         if isinstance(source, Concatenation):
             raise refusal(
                 node,
@@ -371,13 +393,15 @@ class Annotator:
                 self.parts.keep(dim)
         for axis in (axis for dim in dims for axis in dim):
             self._refuse_kernel(self._current, axis)
+            if isinstance(axis, Row):
+                self.require_map(self._current, axis)
         self.features.setdefault(key, FeatureEntry(key, dims))
 
     def resample(self, node: fx.Node, operand: fx.Node, dims: Dims) -> None:
         """Record that a constant of the target is laid over a feature map."""
         for axis in (axis for dim in dims for axis in dim):
             self._refuse_kernel(node, axis)
-            self._require_map(node, axis)
+            self.require_map(node, axis)
         nearest = has_no_order(operand, self.network.model)
         self.resamplings.append(Resampling(node, operand, dims, nearest))
 

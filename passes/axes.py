@@ -50,6 +50,18 @@ class Concatenation(Axis):
         return "[" + " + ".join(" ".join(map(repr, part)) or "1" for part in self.parts) + "]"
 
 
+@dataclass(frozen=True, eq=False)
+class Row(Axis):
+    """The pixels of a flattened map as one row, over which a pool has run.
+
+    Its length is known, but no entry of it lies at one place of the image in both networks: nothing
+    can be laid over it, and it is no map any more.
+    """
+
+    def __repr__(self) -> str:
+        return f"~{self.target} in a row"
+
+
 Dim = tuple[Axis, ...]
 Dims = tuple[Dim, ...]
 Lengths = Mapping[Axis, int]
@@ -209,7 +221,16 @@ class Merge:
     source: Axis
 
 
-Event = Window | Refit | Join | Split | Merge
+@dataclass(frozen=True, eq=False)
+class Flattening:
+    """The pixels of a map are taken as one row."""
+
+    node: fx.Node
+    parts: tuple[Axis, ...]
+    out: Row
+
+
+Event = Window | Refit | Join | Split | Merge | Flattening
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from collections.abc import Iterable
 
 import networkx as nx
 
-from fxscale.passes.axes import Axis, Event, Join, Merge, Refit, Split, Window
+from fxscale.passes.axes import Axis, Event, Flattening, Join, Merge, Refit, Split, Window
 
 Chain = tuple[Window | Refit, ...]
+_REGROUPING = Split | Merge | Flattening
 
 
 class AxisGraph:
@@ -39,16 +40,16 @@ class AxisGraph:
         return len(consumers) == 1 and isinstance(consumers[0], Join)
 
     def parts(self, axis: Axis) -> bool:
-        """Whether several events read the axis, or a split or merge whose length it decides."""
+        """Whether several events read the axis, or one whose length it decides."""
         consumers = self.consumers(axis)
-        return len(consumers) > 1 or any(isinstance(e, Split | Merge) for e in consumers)
+        return len(consumers) > 1 or any(isinstance(e, _REGROUPING) for e in consumers)
 
     def chain(self, first: Window | Refit) -> Chain:
         """The windows from `first` to the next anchor."""
         chain = [first]
         while True:
             consumers = self.consumers(chain[-1].out)
-            if len(consumers) != 1 or isinstance(consumers[0], Join | Split | Merge):
+            if len(consumers) != 1 or isinstance(consumers[0], Join | _REGROUPING):
                 return tuple(chain)
             chain.append(consumers[0])
 
@@ -56,6 +57,6 @@ class AxisGraph:
 def _sources(event: Event) -> Iterable[Axis]:
     if isinstance(event, Join):
         return dict.fromkeys(operand.axis for operand in event.operands)
-    if isinstance(event, Merge):
+    if isinstance(event, Merge | Flattening):
         return dict.fromkeys(event.parts)
     return (event.source,)

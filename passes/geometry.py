@@ -21,6 +21,7 @@ from fxscale.passes.axes import (
     AnnotatedNetwork,
     Axis,
     Event,
+    Flattening,
     Join,
     Lengths,
     Merge,
@@ -39,6 +40,7 @@ from fxscale.passes.grids import (
     image_grid,
     merged_grid,
     part_grids,
+    row_grid,
     target_grids,
 )
 from fxscale.passes.partition import dividing_sizes, part_lengths
@@ -131,6 +133,8 @@ class _Solver:
                 self._split(event)
             elif isinstance(event, Merge):
                 self._merge(event)
+            elif isinstance(event, Flattening):
+                self.solved[event.out] = row_grid([self.solved[part] for part in event.parts])
             elif event not in done:
                 chain = graph.chain(event)
                 done.update(chain)

@@ -12,7 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from fxscale.passes.axes import AnnotatedNetwork, Axis, Join, Merge, Refit, Split, Window
+from fxscale.passes.axes import (
+    AnnotatedNetwork,
+    Axis,
+    Flattening,
+    Join,
+    Merge,
+    Refit,
+    Split,
+    Window,
+)
 from fxscale.passes.windows import window_length
 
 
@@ -101,6 +110,13 @@ def merged_grid(source: Grid, length: int) -> Grid:
     return Grid(length, step, edge + step / 2, source.image, source.depth + 1)
 
 
+def row_grid(parts: Sequence[Grid]) -> Grid:
+    """The grid of a flattened map: the row of its pixels covers a row of all the image's pixels."""
+    length, image = prod(p.length for p in parts), prod(p.image for p in parts)
+    step = image / length
+    return Grid(length, step, (step - 1) / 2, image, 1 + max(p.depth for p in parts))
+
+
 def target_grids(network: AnnotatedNetwork) -> dict[Axis, Grid]:
     """The grid of every spatial axis of the target; where maps meet, the deepest one's."""
     grids = {axis: image_grid(axis.target) for axes in network.inputs for axis in axes}
@@ -112,6 +128,8 @@ def target_grids(network: AnnotatedNetwork) -> dict[Axis, Grid]:
             grids |= part_grids(grids[event.source], event, lengths)
         elif isinstance(event, Merge):
             grids[event.out] = merged_grid(grids[event.source], event.out.target)
+        elif isinstance(event, Flattening):
+            grids[event.out] = row_grid([grids[part] for part in event.parts])
         elif isinstance(event, Refit):
             grids[event.out] = through_refit(grids[event.source], event, event.out.target)
         else:

@@ -142,8 +142,16 @@ CASES: dict[str, Case] = {
         body(lambda m, x: F.interpolate(F.max_pool2d(x, 2), scale_factor=2)),
     ),
     "pools over a flattened feature map": (
-        body(lambda m, x: F.max_pool1d(x.flatten(2), 2)),
-        body(lambda m, x: F.max_pool2d(x, (1, 2)).flatten(2)),
+        body(lambda m, x: F.max_pool1d(x.flatten(1)[:, None], 2)),
+        body(lambda m, x: F.max_pool2d(x, (1, 2)).flatten(1)),
+    ),
+    "… meets the pixels of a flattened map, pooled as …": (
+        body(lambda m, x: m.fc(F.avg_pool1d(x.flatten(2), 4)), fc=nn.Linear(36, 5)),
+        body(lambda m, x: m.fc(F.avg_pool2d(x, 2).flatten(2)), fc=nn.Linear(36, 5)),
+    ),
+    "takes windows out of a flattened feature map": (
+        body(lambda m, x: x.flatten(2).unfold(2, 4, 4).amax(3)),
+        body(lambda m, x: x.unfold(3, 4, 4).amax(4).flatten(2)),
     ),
     "a kernel runs over a flattened feature map": (
         body(lambda m, x: m.next(x.flatten(2)), next=nn.Conv1d(4, 4, 3)),

@@ -25,6 +25,7 @@ from fxscale.passes.axes import (
     ComputedWeight,
     ConvSite,
     Dim,
+    Row,
     Shape,
     is_spatial,
 )
@@ -250,6 +251,7 @@ def _samples(channels: Dim, groups: int) -> int:
 def _covers_map(axis: Axis, kernel_size: int, geometry: Geometry, position: int) -> bool:
     return (
         not geometry.transposed
+        and not isinstance(axis, Row)
         and kernel_size == axis.target > 1
         and geometry.padding[position] == (0, 0)
         and geometry.dilation[position] == 1

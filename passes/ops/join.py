@@ -145,7 +145,8 @@ def meet(call: Call, present: Sequence[tuple[fx.Node, int, Dim]], *, adaptable: 
 
 def _layout(dim: Dim) -> tuple[Any, ...]:
     return tuple(
-        (axis.target, axis.spatial, *map(_layout, getattr(axis, "parts", ()))) for axis in dim
+        (type(axis), axis.target, axis.spatial, *map(_layout, getattr(axis, "parts", ())))
+        for axis in dim
     )
 
 

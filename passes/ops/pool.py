@@ -1,5 +1,7 @@
-"""Pools keep their windows. A pool over the whole map stays global at every size, and an adaptive
-pool's output scales like a feature map."""
+"""Pools keep their windows, also where the model computes them from a size. A pool over the whole
+map stays global at every size, and an adaptive pool's output scales like a feature map.
+
+A pool along a flattened map runs over its pixels as one row, and leaves a row."""
 
 from __future__ import annotations
 
@@ -9,8 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fxscale.passes.axes import Annotation, Axis, Dim, Shape, is_spatial
-from fxscale.passes.ops.registry import Call, handles, per_axis
+from fxscale.passes.axes import (
+    Annotation,
+    Axis,
+    Concatenation,
+    Dim,
+    Row,
+    Shape,
+    is_spatial,
+    target_length,
+)
+from fxscale.passes.ops.registry import Call, any_node, handles, per_axis
 
 _MAX_PARAMS = "input kernel_size stride padding dilation ceil_mode return_indices"
 _AVERAGE_PARAMS = "input kernel_size stride padding ceil_mode count_include_pad divisor_override"
@@ -97,32 +108,40 @@ def _pool(
         length = call.result.shape[2 + position]
         if not is_spatial(dim):
             out.append(() if length == 1 else (Axis(length, spatial=False),))
-        elif len(dim) > 1:
-            raise call.refuse("pools over a flattened feature map", "pool before flattening")
-        elif length == 1 and kernels[position] >= dim[0].target > 1 and paddings[position] == 0:
+        elif (
+            length == 1 and kernels[position] >= target_length(dim) > 1 and paddings[position] == 0
+        ):
             out.append(())
             whole[position] = dim
         else:
-            axis = call.annotator.window(
-                node=call.node,
-                source=dim[0],
-                position=position,
-                kernel_size=kernels[position],
-                stride=strides[position],
-                padding=(paddings[position], paddings[position]),
-                dilation=dilations[position],
-                ceil_mode=ceil_mode,
-                fits=fits,
-            )
-            out.append((axis,))
-    if whole != list(kernels):
-        # One window covers the map, so the stride does not matter.
-        if functional:
-            place = call.place("kernel_size")
-            call.annotator.substitute(call.node, tuple(whole), argument=place)
-        else:
+            window = {
+                "node": call.node,
+                "position": position,
+                "kernel_size": kernels[position],
+                "stride": strides[position],
+                "padding": (paddings[position], paddings[position]),
+                "dilation": dilations[position],
+                "ceil_mode": ceil_mode,
+                "fits": fits,
+            }
+            out.append((_pooled(call, dim, window),))
+    if not functional:
+        if whole != list(kernels):
+            # One window covers the map, so the stride does not matter.
             call.annotator.substitute(call.node, tuple(whole), attribute="kernel_size")
+        return Shape((*dims[:2], *out))
+    for name, sizes in (("kernel_size", whole), ("stride", strides)):
+        if any_node(call.raw(name)) or (name == "kernel_size" and whole != list(kernels)):
+            call.annotator.substitute(call.node, tuple(sizes), argument=call.place(name))
     return Shape((*dims[:2], *out))
+
+
+def _pooled(call: Call, dim: Dim, window: dict[str, Any]) -> Axis:
+    if len(dim) == 1 and not isinstance(dim[0], Row):
+        return call.annotator.window(source=dim[0], **window)
+    if not all(axis.spatial and not isinstance(axis, Concatenation) for axis in dim):
+        raise call.refuse("pools over a flattened feature map", "pool before flattening")
+    return call.annotator.row_window(dim, **window)
 
 
 @handles(

@@ -199,6 +199,7 @@ def _take_apart(call: Call, axis: Axis, factors: Sequence[tuple[int, bool]]) -> 
         return (axis,)
     lengths, given = zip(*factors, strict=True)
     if axis.spatial:
+        call.annotator.require_map(call.node, axis)
         return call.annotator.parts.split(call.node, axis, lengths, given)
     return [Axis(length, spatial=False, batch=axis.batch) for length in lengths]
 

@@ -1,8 +1,9 @@
-"""`F.unfold` and `F.fold`: the patches under a window as columns, and their sum back on a map.
+"""Patches under a window that keeps its size, so that its taps are as fixed as channels.
 
-The window keeps its size: its taps become channels. The patches lie on a grid like the output of a
-convolution of that geometry, and `fold` lays them back on the map whose size it is given. How often
-a pixel is covered depends on the window alone, so that no amplitude changes.
+`F.unfold` puts them in columns, `F.fold` adds the columns up on a map, `Tensor.unfold` gives each
+window a dimension of its own. The patches lie on a grid like the output of a convolution of that
+geometry, and `fold` lays them back on the map whose size it is given. How often a pixel is covered
+depends on the window alone, so that no amplitude changes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,16 @@ from typing import Any
 import torch.nn.functional as F
 from torch import nn
 
-from fxscale.passes.axes import Annotation, Axis, Dim, Extent, Shape, Window, is_spatial
+from fxscale.passes.axes import (
+    Annotation,
+    Axis,
+    Dim,
+    Extent,
+    Shape,
+    Window,
+    fixed_dim,
+    is_spatial,
+)
 from fxscale.passes.ops.registry import Call, handles, per_axis
 
 
@@ -54,6 +64,27 @@ def _unfold(call: Call, kernel_size: Any, dilation: Any, padding: Any, stride: A
     taps = per_axis(kernel_size, 2)
     rows: Dim = (*channels, *(Axis(k, spatial=False) for k in taps if k > 1))
     return Shape((batch, rows, tuple(patches)))
+
+
+@handles(".unfold", params="input dimension size step")
+def windows(call: Call) -> Annotation:
+    """`(..., L, ...)` becomes `(..., windows, ..., size)`."""
+    dims = list(call.dims())
+    place = call.value("dimension") % len(dims)
+    size, step = call.value("size"), call.value("step")
+    source = dims[place]
+    if not is_spatial(source):
+        dims[place] = fixed_dim(call.result.shape[place])
+    elif len(source) > 1:
+        raise call.refuse(
+            "takes windows out of a flattened feature map", "take them before flattening"
+        )
+    else:
+        axis = call.annotator.window(
+            node=call.node, source=source[0], position=place - 2, kernel_size=size, stride=step
+        )
+        dims[place] = (axis,)
+    return Shape((*dims, fixed_dim(size)))
 
 
 @handles(F.fold, params="input output_size kernel_size dilation padding stride")

@@ -88,10 +88,7 @@ def test_rates_are_those_of_a_run_that_never_moved(
     scheduler = SCHEDULERS[name](optimizer)
     found = [step(small, optimizer, scheduler, loss) for loss in LOSSES[:moved_after]]
     last = [group["lr"] for group in optimizer.param_groups]
-    if carried:
-        new = upscale_optimizer(optimizer, small, target)
-    else:
-        new = optimizer_over(target)
+    new = upscale_optimizer(optimizer, small, target) if carried else optimizer_over(target)
     move_scheduler(scheduler, new)
     assert [group["lr"] for group in new.param_groups] == last
     found += [step(target, new, scheduler, loss) for loss in LOSSES[moved_after:]]

@@ -95,7 +95,79 @@ def test_indices_are_refused() -> None:
         fxscale.downscale(model, 8, target_size=12)
 
 
-def test_a_pool_over_flattened_pixels_is_refused() -> None:
-    model = Around(lambda m, x: F.max_pool1d(x.flatten(2), 2))
+def attend(m: Any, x: Tensor) -> Tensor:
+    """Queries are pixels; keys are means over runs of nine of them, as in Next-ViT."""
+    tokens = x.flatten(2).transpose(1, 2)
+    keys = m.norm(m.pool(x.flatten(2))).transpose(1, 2)
+    return F.scaled_dot_product_attention(tokens, keys, keys).mean(1)
+
+
+ROWS: dict[str, Any] = {
+    "average": lambda m, x: F.avg_pool1d(x.flatten(2), 4).square().mean(2),
+    "max": lambda m, x: F.max_pool1d(x.flatten(2), 5, 3, padding=1).mean(2),
+    "transposed": lambda m, x: F.avg_pool1d(x.transpose(2, 3).flatten(2), 7).square().mean(2),
+    "twice": lambda m, x: F.max_pool1d(F.avg_pool1d(x.flatten(2), 3, 2), 2, ceil_mode=True).mean(2),
+    "all": lambda m, x: F.max_pool1d(x.flatten(2), 144).flatten(1),
+    "attention": attend,
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_pool_along_flattened_pixels_keeps_its_window(name: str) -> None:
+    def build() -> Around:
+        torch.manual_seed(0)
+        return Around(ROWS[name], pool=nn.AvgPool1d(9), norm=nn.BatchNorm1d(4))
+
+    same = fxscale.downscale(build(), 12, target_size=12, kernels={})
+    image = torch.randn(2, 3, 12, 12)
+    assert torch.equal(same.eval()(image), build().eval()(image))
+    if name != "all":  # there the window is written as a number of the target
+        small = fxscale.downscale(build(), 8, target_size=12, kernels={"conv": 3})
+        assert_same_outputs(small, build(), torch.randn(2, 3, 8, 8))
+
+
+def test_one_window_over_all_flattened_pixels_stays_global() -> None:
+    small = fxscale.downscale(Around(ROWS["all"]), 8, target_size=12, kernels={"conv": 3})
+    by_hand = Around(lambda m, x: x.amax((2, 3)))
+    assert_same_outputs(small, by_hand, torch.randn(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda m, x: m.fc(F.avg_pool1d(x.flatten(2), 4)),
+        lambda m, x: m.conv1(F.avg_pool1d(x.flatten(2), 4)),
+        lambda m, x: m.whole(F.avg_pool1d(x.flatten(2), 4)),
+        lambda m, x: F.avg_pool1d(x.flatten(2), 4).unflatten(2, (6, 6)),
+        lambda m, x: F.avg_pool1d(x.flatten(2), 4) + m.table,
+        lambda m, x: F.interpolate(F.avg_pool1d(x.flatten(2), 4), scale_factor=2),
+    ],
+)
+def test_what_a_row_of_pixels_cannot_be(body: Any) -> None:
+    model = Around(body, fc=nn.Linear(36, 5), conv1=nn.Conv1d(4, 4, 3), whole=nn.Conv1d(4, 4, 36))
+    model.table = nn.Parameter(torch.zeros(36))
+    with pytest.raises(UnsupportedModelError, match="meets the pixels of a flattened map"):
+        fxscale.downscale(model, 8, target_size=12)
+
+
+def test_a_pool_over_channels_and_pixels_is_refused() -> None:
+    model = Around(lambda m, x: F.max_pool1d(x.flatten(1)[:, None], 2))
     with pytest.raises(UnsupportedModelError, match="pools over a flattened feature map"):
         fxscale.downscale(model, 8, target_size=12)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda x: F.avg_pool2d(x, x.shape[-1] // 4),
+        lambda x: F.avg_pool2d(x, kernel_size=(x.shape[-2] // 4, x.shape[-1] // 4)),
+        lambda x: F.max_pool2d(x, 3, stride=x.shape[-1] // 4),
+    ],
+)
+def test_a_window_computed_from_a_size_stays(pool: Any) -> None:
+    small = fxscale.downscale(
+        Around(lambda m, x: pool(x).mean((2, 3))), 8, target_size=12, kernels={"conv": 3}
+    )
+    by_hand: Any = F.max_pool2d if "max" in small.code else F.avg_pool2d
+    other = Around(lambda m, x: by_hand(x, 3).mean((2, 3)))
+    assert_same_outputs(small, other, torch.randn(2, 3, 8, 8))

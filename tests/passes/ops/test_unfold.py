@@ -22,11 +22,24 @@ def outlook(m: Any, x: Tensor) -> Tensor:
     return F.fold(patches * weights, (h, w), 3, padding=1, stride=2).square().mean((2, 3))
 
 
+def halos(m: Any, x: Tensor) -> Tensor:
+    """Blocks of four pixels that look at six, written as in HaloNet."""
+    n, c, h, w = x.shape
+    blocks = x.reshape(n, c, h // 4, 4, w // 4, 4).permute(0, 2, 4, 3, 5, 1)
+    around = F.pad(x, (1, 1, 1, 1)).unfold(2, 6, 4).unfold(3, 6, 4).permute(0, 2, 3, 4, 5, 1)
+    blocks, around = blocks.flatten(1, 2).flatten(2, 3), around.flatten(1, 2).flatten(2, 3)
+    out = F.scaled_dot_product_attention(blocks, around, around)
+    return out.mean((1, 2))
+
+
 BODIES: dict[str, Any] = {
     "patches": lambda m, x: F.unfold(x, 2, stride=2).mean(2),
     "a module": lambda m, x: m.unfold(x).amax(2),
     "dilated": lambda m, x: F.unfold(x, (3, 2), dilation=2, padding=(2, 1)).square().mean(2),
     "outlook": outlook,
+    "windows": lambda m, x: x.unfold(2, 4, 4).unfold(3, 4, 2).square().sum((4, 5)).mean((2, 3)),
+    "windows of channels": lambda m, x: x.unfold(1, 2, 1).amax(4).mean((2, 3)),
+    "halos": halos,
 }
 
 
@@ -55,6 +68,11 @@ def test_axes_of_patches() -> None:
     assert layout(network, "unfold") == "(2) (4 3 3) (~6 ~6)"
 
 
+def test_axes_of_windows() -> None:
+    network = annotated(Around(lambda m, x: x.unfold(3, 6, 3)))
+    assert layout(network, "unfold") == "(2) (4) (~12) (~3) (6)"
+
+
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
@@ -63,6 +81,7 @@ def test_axes_of_patches() -> None:
             lambda m, x: F.fold(F.unfold(x, 2, stride=2), (13, 13), 2, stride=2),
             "folds onto a map of 13 pixels",
         ),
+        (lambda m, x: x.flatten(2).unfold(2, 4, 4), "windows out of a flattened feature map"),
     ],
 )
 def test_what_are_no_patches(body: Any, reason: str) -> None:
