@@ -48,6 +48,7 @@ from fxscale.passes.axes import (
     is_spatial,
     target_length,
 )
+from fxscale.passes.axis_checks import refuse_kernel, require_map
 from fxscale.passes.literals import substitute_literals
 from fxscale.passes.ops.registry import Call, describe, lookup
 from fxscale.passes.origins import Origin, has_no_order, holds_tensor, origin_of
@@ -295,8 +296,8 @@ class Annotator:
         arguments = window_arguments(fields)
         if all(arguments.get(name, plain) == plain for name, plain in POINTWISE.items()):
             return source
-        self._refuse_kernel(fields["node"], source)
-        self.require_map(fields["node"], source)
+        refuse_kernel(fields["node"], source)
+        require_map(fields["node"], source)
         target = window_length(source.target, **arguments)
         out = self.axis(target, spatial=True)
         self.events.append(Window(out=out, **fields))
@@ -322,8 +323,8 @@ class Annotator:
         *,
         pool: bool = False,
     ) -> Axis:
-        self._refuse_kernel(node, source)
-        self.require_map(node, source)
+        refuse_kernel(node, source)
+        require_map(node, source)
         out = self.axis(target, spatial=True)
         self.events.append(Refit(node, source, out, scale, pool))
         self.parts.derive(source, out)
@@ -335,38 +336,12 @@ class Annotator:
         if len(distinct) == 1:
             return operands[0].axis
         for axis in distinct:
-            self._refuse_kernel(node, axis)
+            refuse_kernel(node, axis)
         out = type(operands[0].axis)(operands[0].axis.target, spatial=True)
         self.events.append(Join(node, out, tuple(operands)))
         for operand in operands:
             self.parts.derive(operand.axis, out)
         return out
-
-    def _refuse_kernel(self, node: fx.Node, axis: Axis) -> None:
-        if axis.kernel:
-            raise refusal(
-                node,
-                f"{node.name!r} changes a kernel's size, or joins kernels of different layers",
-                remedy="name the layer in keep, which leaves its kernel as it is",
-            )
-
-    def require_map(self, node: fx.Node, source: Axis) -> None:
-        """Refuse an axis that is not one axis of a map: parts of a concatenation, a row of pixels.
-
-        Raises `UnsupportedModelError`.
-        """
-        if isinstance(source, Row):
-            raise refusal(
-                node,
-                f"{describe(node, None)} meets the pixels of a flattened map, pooled as {source}",
-                remedy="pool before flattening",
-            )
-        if isinstance(source, Concatenation):
-            raise refusal(
-                node,
-                f"{describe(node, None)} runs over maps that lie one behind the other, {source}",
-                remedy="call it on each map, then concatenate",
-            )
 
     def concatenation(self, parts: Sequence[Dim]) -> Dim:
         """The dimension in which these lie one behind the other; equal parts, equal axis."""
@@ -392,16 +367,16 @@ class Annotator:
             if not all(axis.spatial for axis in dim):  # parts of an axis beside channels
                 self.parts.keep(dim)
         for axis in (axis for dim in dims for axis in dim):
-            self._refuse_kernel(self._current, axis)
+            refuse_kernel(self._current, axis)
             if isinstance(axis, Row):
-                self.require_map(self._current, axis)
+                require_map(self._current, axis)
         self.features.setdefault(key, FeatureEntry(key, dims))
 
     def resample(self, node: fx.Node, operand: fx.Node, dims: Dims) -> None:
         """Record that a constant of the target is laid over a feature map."""
         for axis in (axis for dim in dims for axis in dim):
-            self._refuse_kernel(node, axis)
-            self.require_map(node, axis)
+            refuse_kernel(node, axis)
+            require_map(node, axis)
         nearest = has_no_order(operand, self.network.model)
         self.resamplings.append(Resampling(node, operand, dims, nearest))
 

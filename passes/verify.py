@@ -16,16 +16,11 @@ from torch import fx
 
 from fxscale.errors import FxscaleError, UnsupportedModelError
 from fxscale.passes.axes import AnnotatedNetwork, Lengths, SelfSized, Shape, pretrain_length
+from fxscale.passes.evaluate import evaluate_node, quiet_failures
 from fxscale.passes.inputs import BATCH
 from fxscale.passes.refusal import refusal
 from fxscale.passes.trace import TracedNetwork
-from fxscale.passes.tracer import (
-    VALUE,
-    Decision,
-    evaluate_node,
-    first_line,
-    quiet_failures,
-)
+from fxscale.passes.tracer import VALUE, Decision, first_line
 from fxscale.plan import Size
 from fxscale.pretrain_network import PretrainNetwork
 

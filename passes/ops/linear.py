@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from fxscale.passes.axes import Annotation, Axis, Dim, LinearSite, Row, Shape, is_spatial
+from fxscale.passes.axis_checks import require_map
 from fxscale.passes.ops.registry import Call, handles
 from fxscale.passes.tracer import VALUE
 
@@ -40,8 +41,8 @@ def _linear(call: Call, name: str, weight: str, out_features: int) -> Annotation
     *rows, dim = call.dims()
     call.annotator.parts.keep(dim)
     for axis in dim:
-        if isinstance(axis, Row):
-            call.annotator.require_map(call.node, axis)
+        if isinstance(axis, Row):  # a concatenation has weights for each of its parts
+            require_map(call.node, axis)
     site = LinearSite(call.node, name, weight, dim, out_features, tuple(rows))
     call.annotator.linears.append(site)
     if is_spatial(dim) and call.module is not None:

@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from fxscale.passes.axes import Annotation, Axis, Dim, Dims, Extent, Shape, is_spatial
+from fxscale.passes.axis_checks import require_map
 from fxscale.passes.ops.registry import Call, handles
 from fxscale.passes.origins import Origin
 from fxscale.passes.tracer import VALUE
@@ -199,7 +200,7 @@ def _take_apart(call: Call, axis: Axis, factors: Sequence[tuple[int, bool]]) -> 
         return (axis,)
     lengths, given = zip(*factors, strict=True)
     if axis.spatial:
-        call.annotator.require_map(call.node, axis)
+        require_map(call.node, axis)
         return call.annotator.parts.split(call.node, axis, lengths, given)
     return [Axis(length, spatial=False, batch=axis.batch) for length in lengths]
 

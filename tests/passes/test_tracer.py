@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 import fxscale
 from fxscale.errors import UnsupportedModelError
+from fxscale.passes.evaluate import quiet_failures
 from fxscale.passes.refusal import module_path
-from fxscale.passes.tracer import first_line, quiet_failures
+from fxscale.passes.tracer import first_line
 from tests.passes.networks import Around, traced
 
 
