@@ -9,9 +9,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fxscale.errors import SizeError
+from fxscale.passes.evaluate import quiet_failures
 from fxscale.passes.inputs import BATCH, first_convolution, image_channels
 from fxscale.passes.trace import share_tensors
-from fxscale.passes.tracer import quiet_failures
 from fxscale.plan import Size
 
 USUAL = (224, 299)
