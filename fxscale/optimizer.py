@@ -14,7 +14,7 @@ times that step. Hence
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +74,7 @@ def upscale_optimizer(
     target: nn.Module,
     new_optimizer: Optimizer | None = None,
     *,
+    others: Iterable[Tensor] = (),
     interpolation: Interpolation = DEFAULT_INTERPOLATION,
 ) -> Optimizer:
     """Carry the pre-train network's optimizer over to the target's.
@@ -89,6 +90,8 @@ def upscale_optimizer(
       pre-train stage of the same target network.
     - `new_optimizer`: of the same class, over the same parameters (by name) of `target`, in the
       same groups (in any order); what state it has is replaced. By default one is made.
+    - `others`: parameters of neither network that the optimizer may hold as well, such as those of
+      a loss: the new optimizer holds the same ones, with their state.
     - `interpolation`: as for `upscale_state`.
 
     **Returns:** the new optimizer.
@@ -99,7 +102,9 @@ def upscale_optimizer(
     - `FxscaleError`: another class of optimizer: its state means something fxscale does not know.
     - `PlanMismatchError`: `pretrain` has no plan.
     """
-    return carry_optimizer(optimizer, pretrain, target, new_optimizer, interpolation).write()
+    return carry_optimizer(
+        optimizer, pretrain, target, new_optimizer, interpolation, others
+    ).write()
 
 
 def carry_optimizer(
@@ -108,6 +113,7 @@ def carry_optimizer(
     target: nn.Module,
     new_optimizer: Optimizer | None = None,
     interpolation: Interpolation = DEFAULT_INTERPOLATION,
+    others: Iterable[Tensor] = (),
 ) -> CarriedOptimizer:
     """`upscale_optimizer` up to the point where the new optimizer would be changed."""
     maps = {m.key: m for m in maps_between(pretrain, target)}
@@ -119,6 +125,8 @@ def carry_optimizer(
         )
     old_names = _parameters(pretrain, maps, "pre-train")
     new_names = _parameters(target, maps, "target")
+    kept: Parameters = {p: (f"other {index}",) for index, p in enumerate(dict.fromkeys(others))}
+    old_names, new_names = kept | old_names, kept | new_names
     old_groups = _named_groups(old, old_names, "pre-train")
     by_name = {name: parameter for parameter, names in new_names.items() for name in names}
     old_by_name = {name: parameter for parameter, names in old_names.items() for name in names}
@@ -140,6 +148,9 @@ def carry_optimizer(
         for parameter in old_group["params"]:
             name = old_names[parameter][0]
             entries = old.state.get(parameter, {})
+            if name not in maps:
+                state[parameter] = dict(entries)
+                continue
             carried = {
                 key: _carry(
                     key,

@@ -42,7 +42,7 @@ PUBLIC_API = {
 
 LAYERS = [
     {"fxscale.__main__", "fxscale.cli"},
-    {"fxscale.training", "fxscale.onnx"},
+    {"fxscale.training", "fxscale.lightning", "fxscale.onnx"},
     {"fxscale"},  # the modules of the package itself that are not named below
     {"fxscale.passes"},
     {

@@ -409,3 +409,20 @@ def test_optimizers_and_states_that_are_unknown_or_wrong() -> None:
             upscale_optimizer(old, small, target, new)
         assert not new.state
         assert new.param_groups[0]["lr"] == 1.0
+
+
+def test_other_parameters_keep_their_place_and_state() -> None:
+    small, target = networks()
+    other = nn.Parameter(torch.ones(2, dtype=torch.float64))
+    optimizer = AdamW([{"params": [other], "lr": 0.5}, {"params": list(small.parameters())}])
+    other.grad = torch.ones_like(other)
+    steps(small, optimizer)
+    before = copy.deepcopy(optimizer.state[other])
+    new = upscale_optimizer(optimizer, small, target, others=[other])
+    assert new.param_groups[0]["params"] == [other]
+    assert new.param_groups[0]["lr"] == 0.5
+    assert set(new.param_groups[1]["params"]) == set(target.parameters())
+    assert new.state[other].keys() == before.keys() == {"step", "exp_avg", "exp_avg_sq"}
+    assert all(torch.equal(new.state[other][key], before[key]) for key in before)
+    with pytest.raises(StateMismatchError, match="others"):
+        upscale_optimizer(optimizer, small, target)
