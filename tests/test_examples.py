@@ -86,3 +86,29 @@ def test_a_grad_scaler_goes_on_with_the_new_optimizer() -> None:
     scaler.step(new)
     scaler.update()
     assert not torch.equal(before[0], target[0].weight)
+
+
+# Lightning's: a deprecation in its own code, and advice about loaders that a small run ignores.
+@pytest.mark.filterwarnings(
+    "ignore:.*LeafSpec:FutureWarning",
+    "ignore:.*does not have many workers",
+    "ignore:Checkpoint directory",
+)
+@pytest.mark.parametrize("stopped", [1, 3])
+def test_lightning(tmp_path: Path, stopped: int, capsys: pytest.CaptureFixture[str]) -> None:
+    callbacks = pytest.importorskip("lightning.pytorch.callbacks")
+
+    class Stop(callbacks.Callback):  # type: ignore[misc, name-defined]
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            trainer.should_stop = trainer.current_epoch + 1 == stopped
+
+    train = example("lightning_train").train
+    first = train(tmp_path, epochs=4, resize_after=2, images=200, more_callbacks=[Stop()])
+    assert hasattr(first.network, "plan") == (stopped < 2)
+    module = train(tmp_path, epochs=4, resize_after=2, images=200)
+    assert not hasattr(module.network, "plan")
+    assert module.network.stem.weight.shape[-1] == 7
+    assert module.trainer.current_epoch == 4
+    assert module.lr_schedulers().get_last_lr()[0] == pytest.approx(0, abs=1e-9)
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.startswith("{'accuracy': ") for line in printed] == [True, True]
