@@ -25,7 +25,6 @@ from fxscale.passes.axes import (
     Annotation,
     Axis,
     ComputedWeight,
-    Concatenation,
     ConvSite,
     Dim,
     Dims,
@@ -35,6 +34,7 @@ from fxscale.passes.axes import (
     Join,
     KernelEntry,
     LinearSite,
+    Lookup,
     Operand,
     Refit,
     Resampling,
@@ -44,17 +44,19 @@ from fxscale.passes.axes import (
     Statistics,
     Substitution,
     Window,
-    fixed_dim,
-    is_spatial,
     target_length,
 )
 from fxscale.passes.axis_checks import refuse_kernel, require_map
+from fxscale.passes.concatenations import Concatenations
+from fxscale.passes.laid_constants import LaidConstants, Place
 from fxscale.passes.literals import substitute_literals
+from fxscale.passes.lookups import lookup_at
+from fxscale.passes.ops.constant import lay_out
 from fxscale.passes.ops.registry import Call, describe, lookup
 from fxscale.passes.origins import Origin, has_no_order, holds_tensor, origin_of
 from fxscale.passes.parts import KeepLengthError, PartKey, Parts
 from fxscale.passes.refusal import refusal
-from fxscale.passes.shares import Share, Sum, settle_scalings
+from fxscale.passes.shares import Amplitudes
 from fxscale.passes.trace import TracedNetwork, tensors_in
 from fxscale.passes.tracer import VALUE, first_line
 from fxscale.passes.weight_amplitude import computed_weight
@@ -67,21 +69,31 @@ def annotate(network: TracedNetwork) -> AnnotatedNetwork:
 
     A computed weight in which a handler refuses is left as it is, and the walk begins anew: the
     convolution can then keep its kernel. It begins anew, too, for every time that a part of a split
-    axis turns out to be of fixed length.
+    axis turns out to be of fixed length, and once the axes are found that constants lie along.
     """
     obstacles: dict[fx.Node, UnsupportedModelError] = {}
     kept: frozenset[PartKey] = frozenset()
+    laid: dict[Place, Place] = {}
     while True:
         layouts = lay_out_weights(network, skip=obstacles)
+        walk = Annotator(network, layouts, obstacles, kept, laid)
         try:
-            return Annotator(network, layouts, obstacles, kept).run()
+            result = walk.run()
         except KeepLengthError as found:
             kept |= found.parts
+            continue
         except UnsupportedModelError as error:
+            if walk.constants.found:
+                laid |= walk.constants.found
+                continue
             blocked = [call for call, names in layouts.cones.items() if error.node in names]
             if not blocked:
                 raise
             obstacles |= dict.fromkeys(blocked, error)
+            continue
+        if not walk.constants.found:
+            return result
+        laid |= walk.constants.found
 
 
 class Annotator:
@@ -93,6 +105,7 @@ class Annotator:
         layouts: WeightLayouts,
         obstacles: Mapping[fx.Node, UnsupportedModelError],
         kept: frozenset[PartKey] = frozenset(),
+        laid: Mapping[Place, Place] | None = None,
     ) -> None:
         self.network = network
         self.layouts = layouts
@@ -104,13 +117,14 @@ class Annotator:
         self.convs: list[ConvSite] = []
         self.linears: list[LinearSite] = []
         self.features: dict[str, FeatureEntry] = {}
-        self._concatenations: dict[tuple[Dim | int, ...], Concatenation] = {}
+        self._concatenations = Concatenations()
+        self.constants = LaidConstants(laid or {}, self.annotations)
+        self.lookups: list[Lookup] = []
         self.substitutions: list[Substitution] = []
         self.resamplings: list[Resampling] = []
         self.origins: dict[fx.Node, Origin] = {}
         self.statistics: list[Statistics] = []
-        self.sums: list[Sum] = []
-        self.shares: list[Share] = []
+        self.amplitudes = Amplitudes()
         self.kernel_entries: dict[fx.Node, KernelEntry] = {}
         model = network.model
         self.parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
@@ -120,6 +134,11 @@ class Annotator:
     def run(self) -> AnnotatedNetwork:
         for node in self.network.graph.nodes:
             origin = origin_of(node, self.origins)
+            if origin is Origin.SIZE and holds_tensor(node):
+                found = lookup_at(node, self.module_of(node), self.origins)
+                if found is not None:
+                    self.lookups.append(found)
+                    origin = Origin.CONSTANT
             self.annotations[node] = self._annotate(node, origin)
             if not holds_tensor(node) and self.annotations[node] is not None:
                 sized = carries_size(self.annotations[node])
@@ -130,15 +149,16 @@ class Annotator:
         nodes = (node for node in self.network.graph.nodes if node not in replaced)
         self.substitutions += list(substitute_literals(nodes, self.annotations, self.events))
         return AnnotatedNetwork(
-            annotations=self.annotations,
+            annotations=self.annotations | self.constants.as_computed(),
             events=tuple(self.events),
             inputs=tuple(self.inputs),
             convs=tuple(self.convs),
             linears=tuple(self.linears),
             features=tuple(self.features.values()),
             substitutions=tuple(self.substitutions),
-            scalings=settle_scalings(self.sums, self.shares, self.network.model),
+            scalings=self.amplitudes.settle(self.network.model),
             resamplings=tuple(self.resamplings),
+            lookups=tuple(self.lookups),
             statistics=tuple(self.statistics),
             outputs=frozenset(self._output_axes()),
         )
@@ -155,14 +175,14 @@ class Annotator:
             return self._placeholder(node)
         if node.op == "get_attr":
             dims = self.layouts.layouts.get(str(node.target))
-            return Shape(dims) if dims is not None else fixed_annotation(node.meta[VALUE])
+            return Shape(dims) if dims is not None else self._constant(node)
         if origin is not Origin.IMAGE and holds_tensor(node):
             # Computed without a look at an image: no operator in it needs to be known.
             if origin is Origin.SIZE:
                 return fixed_annotation(node.meta[VALUE], SelfSized)
             sized = any(carries_size(self.annotations[n]) for n in node.all_input_nodes)
             if not sized and node not in self.layouts.pads:
-                return fixed_annotation(node.meta[VALUE])
+                return self._constant(node)
         module = self.module_of(node)
         registration = lookup(self.target_of(node))
         try:
@@ -174,7 +194,8 @@ class Annotator:
         except UnsupportedModelError:
             # What an operator cannot do with a window that scales, it may do with a fixed one.
             inputs = [self.annotations[source] for source in node.all_input_nodes]
-            self.parts.keep_given(spatial_axes(inputs))
+            if not self.constants.found:
+                self.parts.keep_given(spatial_axes(inputs))
             raise
         except FxscaleError:
             raise
@@ -187,6 +208,14 @@ class Annotator:
                 remedy="call the operator in its usual form, or register your own handler for the "
                 "module that contains it with fxscale.register",
             ) from error
+
+    def _constant(self, node: fx.Node) -> Annotation:
+        """A constant of the target, resized where the axes are known that it lies along."""
+        annotation = self.constants.annotate(node)
+        if carries_size(annotation):
+            for user in node.users:
+                lay_out(self, user, node, annotation.dims)
+        return annotation
 
     def _unknown(self, node: fx.Node, module: nn.Module | None) -> Annotation:
         """An operator without a handler is safe only where no spatial size reaches it."""
@@ -246,28 +275,11 @@ class Annotator:
 
         `read` are the axes of its operands, where those of `dim` have joined them.
         """
-        axes = _pixels(dim)
-        if not axes or power == 0:
-            return
-        if not node.meta[VALUE].is_floating_point():
-            raise refusal(
-                node,
-                f"{node.name!r} counts pixels in whole numbers ({node.meta[VALUE].dtype}), which "
-                "cannot keep their amplitude on a smaller map",
-                remedy="convert to a floating-point dtype before the sum, or take the mean",
-            )
-        known = next((s for s in self.sums if s.node is node), None)
-        if known is not None:  # a sum over several dimensions
-            self.sums.remove(known)
-            axes = (*known.axes, *axes)
-            read = (*known.read, *(read or dim))
-        self.sums.append(Sum(node, axes, frozenset(read or dim), power))
+        self.amplitudes.sum_over(node, dim, read, power)
 
     def shares_over(self, node: fx.Node, dim: Dim, power: float) -> None:
         """Record that `node` is normalised over the pixels of `dim`."""
-        axes = _pixels(dim)
-        if axes and power != 0:
-            self.shares.append(Share(node, axes, power))
+        self.amplitudes.share_over(node, dim, power)
 
     def annotation_of(self, argument: Any) -> Annotation:
         if isinstance(argument, fx.Node):
@@ -345,21 +357,7 @@ class Annotator:
 
     def concatenation(self, parts: Sequence[Dim]) -> Dim:
         """The dimension in which these lie one behind the other; equal parts, equal axis."""
-        flat: list[Dim] = []
-        for part in parts:
-            inner = part[0] if len(part) == 1 else None
-            for piece in inner.parts if isinstance(inner, Concatenation) else (part,):
-                if flat and not is_spatial(flat[-1]) and not is_spatial(piece):
-                    flat[-1] = fixed_dim(target_length(flat[-1]) + target_length(piece))
-                else:
-                    flat.append(piece if is_spatial(piece) else fixed_dim(target_length(piece)))
-        if len(flat) < 2:
-            return flat[0] if flat else fixed_dim(0)
-        key = tuple(part if is_spatial(part) else target_length(part) for part in flat)
-        if key not in self._concatenations:
-            length = sum(map(target_length, flat))
-            self._concatenations[key] = Concatenation(length, spatial=True, parts=tuple(flat))
-        return (self._concatenations[key],)
+        return self._concatenations.of(parts)
 
     def feature(self, key: str, dims: Dims) -> None:
         """Record that a parameter or buffer is laid out over a feature map."""
@@ -389,7 +387,3 @@ class Annotator:
         attribute: str | None = None,
     ) -> None:
         self.substitutions.append(Substitution(node, argument, value, attribute))
-
-
-def _pixels(dim: Dim) -> Dim:
-    return tuple(axis for axis in dim if axis.spatial and not axis.kernel)

@@ -373,6 +373,14 @@ class Resampling:
 
 
 @dataclass(frozen=True)
+class Lookup:
+    """`node` reads a table at places that the tensors in `cone` compute from sizes."""
+
+    node: fx.Node
+    cone: tuple[fx.Node, ...]
+
+
+@dataclass(frozen=True)
 class AnnotatedNetwork:
     """The graph with an annotation per node, and everything that was found on the way."""
 
@@ -384,6 +392,7 @@ class AnnotatedNetwork:
     features: tuple[FeatureEntry, ...]
     substitutions: tuple[Substitution, ...]
     resamplings: tuple[Resampling, ...]
+    lookups: tuple[Lookup, ...]
     statistics: tuple[Statistics, ...]
     scalings: tuple[Scaling, ...]
     outputs: frozenset[Axis]

@@ -31,6 +31,7 @@ from fxscale.passes.axes import (
     pretrain_lengths,
 )
 from fxscale.passes.geometry import Adapter, Geometry
+from fxscale.passes.lookups import freeze_lookups
 from fxscale.passes.ops.registry import any_node, lookup
 from fxscale.passes.padding import Paddings
 from fxscale.passes.refusal import module_path, refusal
@@ -56,6 +57,7 @@ def rewrite(
     root = copy_tree(traced.model, plan.state, init)
     for convolution in sites.convolutions:
         _resize(root, convolution, kernels[convolution.weight], paddings, traced.graph)
+    freeze_lookups(traced.graph, network.lookups)
     _replace_sizes(root, network.substitutions, geometry.lengths)
     _replace_pads(root, geometry)
     _insert_resamplings(traced.graph, network.resamplings, geometry.lengths)

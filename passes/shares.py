@@ -10,7 +10,7 @@ attention, both factors are one operator behind the sum, and none where they can
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from fxscale.passes.axes import Axis, Dim, Scaling
+from fxscale.passes.refusal import refusal
 from fxscale.passes.trace import tensors_in
 from fxscale.passes.tracer import VALUE
 
@@ -70,21 +71,59 @@ _LINEAR: tuple[Any, ...] = (
 _LINEAR_MODULES = (nn.Dropout, nn.Identity, nn.Flatten)
 
 
-def settle_scalings(
-    sums: Sequence[Sum], shares: Sequence[Share], model: nn.Module
-) -> tuple[Scaling, ...]:
-    """The operators to insert, for all sums and shares of a network."""
-    pending: dict[fx.Node, Sum] = {each.node: each for each in sums}
-    scalings = []
-    for share in shares:
-        reached = _sums_behind(share, pending, model)
-        if reached is None:
-            scalings.append(Scaling(share.node, share.axes, share.power))
-            continue
-        for node in reached:
-            pending[node] = replace(pending[node], power=pending[node].power + share.power)
-    scalings += [Scaling(s.node, s.axes, s.power) for s in pending.values() if s.power != 0]
-    return tuple(scalings)
+class Amplitudes:
+    """The sums and shares that one walk of the annotate pass finds."""
+
+    def __init__(self) -> None:
+        self._sums: dict[fx.Node, Sum] = {}
+        self._shares: list[Share] = []
+
+    def sum_over(
+        self, node: fx.Node, dim: Dim, read: Iterable[Axis] | None = None, power: float = 1.0
+    ) -> None:
+        """Record that `node` grows with the pixels of `dim` to this power.
+
+        `read` are the axes of its operands, where those of `dim` have joined them.
+        """
+        axes = _pixels(dim)
+        if not axes or power == 0:
+            return
+        if not node.meta[VALUE].is_floating_point():
+            raise refusal(
+                node,
+                f"{node.name!r} counts pixels in whole numbers ({node.meta[VALUE].dtype}), which "
+                "cannot keep their amplitude on a smaller map",
+                remedy="convert to a floating-point dtype before the sum, or take the mean",
+            )
+        known = self._sums.pop(node, None)
+        if known is not None:  # a sum over several dimensions
+            axes = (*known.axes, *axes)
+            read = (*known.read, *(read or dim))
+        self._sums[node] = Sum(node, axes, frozenset(read or dim), power)
+
+    def share_over(self, node: fx.Node, dim: Dim, power: float) -> None:
+        """Record that `node` is normalised over the pixels of `dim`."""
+        axes = _pixels(dim)
+        if axes and power != 0:
+            self._shares.append(Share(node, axes, power))
+
+    def settle(self, model: nn.Module) -> tuple[Scaling, ...]:
+        """The operators to insert, for all sums and shares of a network."""
+        pending = dict(self._sums)
+        scalings = []
+        for share in self._shares:
+            reached = _sums_behind(share, pending, model)
+            if reached is None:
+                scalings.append(Scaling(share.node, share.axes, share.power))
+                continue
+            for node in reached:
+                pending[node] = replace(pending[node], power=pending[node].power + share.power)
+        scalings += [Scaling(s.node, s.axes, s.power) for s in pending.values() if s.power != 0]
+        return tuple(scalings)
+
+
+def _pixels(dim: Dim) -> Dim:
+    return tuple(axis for axis in dim if axis.spatial and not axis.kernel)
 
 
 def _sums_behind(

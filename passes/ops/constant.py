@@ -9,12 +9,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import fx
 
 from fxscale.passes.axes import Dim, Dims, is_spatial, target_length
 from fxscale.passes.ops.registry import Call
 from fxscale.passes.origins import Origin, has_no_order
+
+if TYPE_CHECKING:
+    from fxscale.passes.annotate import Annotator
 
 
 def follows(call: Call, node: fx.Node) -> bool:
@@ -34,7 +38,12 @@ def lay_over(call: Call, node: fx.Node, dims: Dims, result: Sequence[Dim]) -> No
     )
     if annotator.origins[node] is not Origin.CONSTANT or not any(map(is_spatial, taken)):
         return
+    lay_out(annotator, call.node, node, taken)
+
+
+def lay_out(annotator: Annotator, user: fx.Node, node: fx.Node, dims: Dims) -> None:
+    """Record that `user` reads the constant `node` laid out over these dimensions."""
     if annotator.is_state(node) and not has_no_order(node, annotator.network.model):
-        annotator.feature(str(node.target), taken)
+        annotator.feature(str(node.target), dims)
     else:
-        annotator.resample(call.node, node, taken)
+        annotator.resample(user, node, dims)

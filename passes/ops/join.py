@@ -129,7 +129,8 @@ def meet(call: Call, present: Sequence[tuple[fx.Node, int, Dim]], *, adaptable: 
             "flatten both in the same order, or add them before flattening",
         )
     fixed = [entry for entry in long if entry not in spatial and target_length(entry[2]) > 1]
-    if any(not follows(call, entry[0]) for entry in fixed):
+    laid = call.annotator.constants.lay
+    if not all(follows(call, node) or laid(dim, spatial[0][2]) for node, _, dim in fixed):
         raise call.refuse(
             "a spatial axis meets one that does not scale",
             "compute both operands from feature maps of the same size",

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import fx
 
-from fxscale.passes.axes import Annotation, Dim, Dims, Shape, is_spatial
+from fxscale.passes.axes import Annotation, Dim, Dims, Shape, is_spatial, target_length
 from fxscale.passes.ops.join import meet
 from fxscale.passes.ops.registry import Call, handles
+from fxscale.passes.origins import Origin
 
 
 @handles(
@@ -80,6 +81,19 @@ def contract(
     return _contracted(call, operands, [call.dims(name) for name in arguments], inputs, output)
 
 
+def _lay_constants(call: Call, entries: Sequence[tuple[fx.Node, int, Dim]]) -> None:
+    """Constants of the target take the axes of the maps that they are multiplied with."""
+    maps = [dim for _, _, dim in entries if is_spatial(dim)]
+    for node, _, dim in entries:
+        constant = call.annotator.origins[node] is Origin.CONSTANT
+        fixed = maps and constant and not is_spatial(dim) and target_length(dim) > 1
+        if fixed and not call.annotator.constants.lay(dim, maps[0]):
+            raise call.refuse(
+                "a spatial axis meets one that does not scale",
+                "compute both operands from feature maps of the same size",
+            )
+
+
 def _contracted(
     call: Call,
     operands: Sequence[fx.Node],
@@ -97,6 +111,8 @@ def _contracted(
             letters.count(letter) > 1 and is_spatial(entries[0][2]) for letters in inputs
         ):
             raise call.refuse("the diagonal of a feature map", "take it out of the network")
+    for entries in present.values():
+        _lay_constants(call, entries)
     met = {letter: meet(call, entries, adaptable=False) for letter, entries in present.items()}
     for letter in present.keys() - set(output):
         axes = {axis for _, _, dim in present[letter] for axis in dim}

@@ -1,0 +1,32 @@
+"""Dimensions that lie one behind the other along an axis: equal parts make an equal axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fxscale.passes.axes import Concatenation, Dim, fixed_dim, is_spatial, target_length
+
+
+class Concatenations:
+    """Those of one run of the annotate pass."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Dim | int, ...], Concatenation] = {}
+
+    def of(self, parts: Sequence[Dim]) -> Dim:
+        """The dimension in which these lie one behind the other."""
+        flat: list[Dim] = []
+        for part in parts:
+            inner = part[0] if len(part) == 1 else None
+            for piece in inner.parts if isinstance(inner, Concatenation) else (part,):
+                if flat and not is_spatial(flat[-1]) and not is_spatial(piece):
+                    flat[-1] = fixed_dim(target_length(flat[-1]) + target_length(piece))
+                else:
+                    flat.append(piece if is_spatial(piece) else fixed_dim(target_length(piece)))
+        if len(flat) < 2:
+            return flat[0] if flat else fixed_dim(0)
+        key = tuple(part if is_spatial(part) else target_length(part) for part in flat)
+        if key not in self._known:
+            length = sum(map(target_length, flat))
+            self._known[key] = Concatenation(length, spatial=True, parts=tuple(flat))
+        return (self._known[key],)
