@@ -22,10 +22,11 @@ class AxisGraph:
 
     def __init__(self, events: Iterable[Event]) -> None:
         self.graph: nx.MultiDiGraph[Axis] = nx.MultiDiGraph()
-        for event in events:
+        for number, event in enumerate(events):
             for source in _sources(event):
                 for out in event.parts if isinstance(event, Split) else (event.out,):
-                    self.graph.add_edge(source, out, event=event)
+                    # A key of our own: networkx would look for one that is free at every edge.
+                    self.graph.add_edge(source, out, key=number, event=event)
 
     def consumers(self, axis: Axis) -> list[Event]:
         """The events that read an axis."""

@@ -10,9 +10,11 @@ the graph and return frozen data; `rewrite` makes the pre-train network, `verify
 
 from __future__ import annotations
 
+import gc
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -97,6 +99,22 @@ class Solution:
         return tuple(map(_resize, size, self.ratios))
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Without Python's cycle collector, which would walk over all of torch's own objects.
+
+    It finds next to nothing here, and takes a fifth of the time that a network compiles in.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@uncollected()
 def compile_network(
     model: nn.Module, inputs: InputSpec, options: Options, timings: Timings | None = None
 ) -> PretrainNetwork:
