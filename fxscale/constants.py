@@ -8,13 +8,18 @@ the pre-train network resizes it by this function.
 from __future__ import annotations
 
 from math import prod
+from typing import TypeGuard, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Lengths = tuple[tuple[int, ...], ...]
-"""For every dimension of a tensor, the lengths of the axes that it is made of."""
+Axes = tuple[tuple[int, ...], ...]
+"""The lengths of the axes that several dimensions, or several parts of one, are made of."""
+
+Lengths = tuple[tuple[int, ...] | Axes, ...]
+"""For every dimension of a tensor, the lengths of its axes; where parts lie one behind the other
+along it (a class token and pixels), those of every part."""
 
 
 def resize_constant(tensor: Tensor, before: Lengths, after: Lengths, nearest: bool) -> Tensor:
@@ -24,6 +29,8 @@ def resize_constant(tensor: Tensor, before: Lengths, after: Lengths, nearest: bo
 
     - `tensor`: dimension `i` has `product(before[i])` entries: an attention bias over the pixels
         of a 7x7 map has the shape `(heads, 49, 49)` and `before = ((heads,), (7, 7), (7, 7))`.
+        Parts that lie one behind the other are resized on their own: positions of a class token
+        and the 7x7 map, `(50, channels)`, have `before = (((1,), (7, 7)), (channels,))`.
     - `before`, `after`: lengths of the axes of every dimension.
     - `nearest`: take the nearest entry (masks, indices) instead of interpolating linearly. Both
         take the two grids to be half-pixel centred over one interval, as
@@ -31,6 +38,18 @@ def resize_constant(tensor: Tensor, before: Lengths, after: Lengths, nearest: bo
 
     **Returns:** a tensor whose dimension `i` has `product(after[i])` entries, in the same dtype.
     """
+    for index, (large, small) in enumerate(zip(before, after, strict=True)):
+        if _is_parts(large) and _is_parts(small):
+            pieces = tensor.split_with_sizes([prod(part) for part in large], dim=index)
+            resized = [
+                resize_constant(piece, _at(before, index, p), _at(after, index, q), nearest)
+                for piece, p, q in zip(pieces, large, small, strict=True)
+            ]
+            return torch.cat(resized, dim=index)
+    return _resize(tensor, cast(Axes, before), cast(Axes, after), nearest)
+
+
+def _resize(tensor: Tensor, before: Axes, after: Axes, nearest: bool) -> Tensor:
     flat_before = [n for dim in before for n in dim]
     flat_after = [n for dim in after for n in dim]
     result = tensor.reshape(flat_before)
@@ -38,6 +57,14 @@ def resize_constant(tensor: Tensor, before: Lengths, after: Lengths, nearest: bo
         if n_in != n_out:
             result = _nearest(result, axis, n_out) if nearest else _linear(result, axis, n_out)
     return result.reshape([prod(dim) for dim in after])
+
+
+def _is_parts(dim: tuple[int, ...] | Axes) -> TypeGuard[Axes]:
+    return any(isinstance(part, tuple) for part in dim)
+
+
+def _at(lengths: Lengths, index: int, dim: tuple[int, ...]) -> Lengths:
+    return (*lengths[:index], dim, *lengths[index + 1 :])
 
 
 def _nearest(tensor: Tensor, axis: int, n_out: int) -> Tensor:

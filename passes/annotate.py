@@ -47,7 +47,7 @@ from fxscale.passes.axes import (
     target_length,
 )
 from fxscale.passes.axis_checks import refuse_kernel, require_map
-from fxscale.passes.concatenations import Concatenations
+from fxscale.passes.concatenations import Concatenations, parts_of
 from fxscale.passes.laid_constants import LaidConstants, Place
 from fxscale.passes.literals import substitute_literals
 from fxscale.passes.lookups import lookup_at
@@ -372,7 +372,7 @@ class Annotator:
 
     def resample(self, node: fx.Node, operand: fx.Node, dims: Dims) -> None:
         """Record that a constant of the target is laid over a feature map."""
-        for axis in (axis for dim in dims for axis in dim):
+        for axis in (axis for dim in dims for part in parts_of(dim) for axis in part):
             refuse_kernel(node, axis)
             require_map(node, axis)
         nearest = has_no_order(operand, self.network.model)

@@ -4,7 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fxscale.passes.axes import Concatenation, Dim, fixed_dim, is_spatial, target_length
+from fxscale.passes.axes import (
+    Concatenation,
+    Dim,
+    Lengths,
+    fixed_dim,
+    is_spatial,
+    pretrain_lengths,
+    target_length,
+)
+
+
+def parts_of(dim: Dim) -> tuple[Dim, ...]:
+    """What lies one behind the other along a dimension; the dimension alone, where nothing does."""
+    axis = dim[0] if len(dim) == 1 else None
+    return axis.parts if isinstance(axis, Concatenation) else (dim,)
+
+
+def part_lengths(
+    dim: Dim, lengths: Lengths | None = None
+) -> tuple[int, ...] | tuple[tuple[int, ...], ...]:
+    """The lengths of the axes of a dimension, part by part where several lie along it.
+
+    Without `lengths`, those of the target.
+    """
+    parts = tuple(
+        tuple(axis.target for axis in part) if lengths is None else pretrain_lengths(part, lengths)
+        for part in parts_of(dim)
+    )
+    return parts if len(parts) > 1 else parts[0]
 
 
 class Concatenations:
@@ -17,8 +45,7 @@ class Concatenations:
         """The dimension in which these lie one behind the other."""
         flat: list[Dim] = []
         for part in parts:
-            inner = part[0] if len(part) == 1 else None
-            for piece in inner.parts if isinstance(inner, Concatenation) else (part,):
+            for piece in parts_of(part):
                 if flat and not is_spatial(flat[-1]) and not is_spatial(piece):
                     flat[-1] = fixed_dim(target_length(flat[-1]) + target_length(piece))
                 else:

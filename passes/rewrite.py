@@ -28,8 +28,8 @@ from fxscale.passes.axes import (
     Substitution,
     Window,
     pretrain_length,
-    pretrain_lengths,
 )
+from fxscale.passes.concatenations import part_lengths
 from fxscale.passes.geometry import Adapter, Geometry
 from fxscale.passes.lookups import freeze_lookups
 from fxscale.passes.ops.registry import any_node, lookup
@@ -290,8 +290,8 @@ def _insert_resamplings(
     resized: dict[tuple[Any, ...], fx.Node] = {}
     for resampling in resamplings:
         operand = resampling.operand
-        before = tuple(tuple(axis.target for axis in dim) for dim in resampling.dims)
-        after = tuple(pretrain_lengths(dim, lengths) for dim in resampling.dims)
+        before = tuple(part_lengths(dim) for dim in resampling.dims)
+        after = tuple(part_lengths(dim, lengths) for dim in resampling.dims)
         if before == after:
             continue
         arguments = (operand, before, after, resampling.nearest)

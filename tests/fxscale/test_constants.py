@@ -33,6 +33,24 @@ def test_flattened_axes_are_resized_one_by_one() -> None:
     torch.testing.assert_close(got, expected.reshape(3, 18, 5))
 
 
+def test_parts_that_lie_one_behind_the_other_are_resized_on_their_own() -> None:
+    tokens = torch.randn(2, 1 + 4 * 6 + 3, 5)
+    before, after = ((1,), (4, 6), (3,)), ((1,), (2, 9), (3,))
+    got = resize_constant(tokens, ((2,), before, (5,)), ((2,), after, (5,)), False)
+    image = tokens[:, 1:25].reshape(2, 4, 6, 5).permute(0, 3, 1, 2)
+    small = F.interpolate(image, size=(2, 9), mode="bilinear").flatten(2).mT
+    torch.testing.assert_close(got, torch.cat([tokens[:, :1], small, tokens[:, 25:]], 1))
+
+
+def test_biases_between_parts_are_resized_on_both_sides() -> None:
+    bias = torch.randn(2, 5, 5)
+    got = resize_constant(
+        bias, ((2,), ((1,), (4,)), ((1,), (4,))), ((2,), ((1,), (2,)), ((1,), (2,))), False
+    )
+    halves = torch.tensor([[1, 0, 0, 0, 0], [0, 0.5, 0.5, 0, 0], [0, 0, 0, 0.5, 0.5]])
+    torch.testing.assert_close(got, halves @ bias @ halves.T)
+
+
 def test_gradients_are_those_of_interpolation() -> None:
     tensor = torch.randn(3, 7, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(

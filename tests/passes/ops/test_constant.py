@@ -72,6 +72,13 @@ def masked_attention(m: OverMap, x: Tensor) -> Tensor:
     return back((q @ q.transpose(-2, -1) + blocked).softmax(-1) @ q, x)
 
 
+def with_class_token(m: OverMap, x: Tensor, positions: Tensor) -> Tensor:
+    """Attention over pixels and a token; `positions`, `(1 + pixels, 4)`, are added to them."""
+    pixels = x.flatten(2).mT
+    tokens = torch.cat([pixels.mean(1, keepdim=True), pixels], 1) + positions.unsqueeze(0)
+    return (tokens @ tokens.mT).softmax(-1)[:, :1] @ tokens
+
+
 def on_rows(t: Tensor, small: int) -> Tensor:
     """Linear interpolation of the last dimension, by its definition."""
     large = t.shape[-1]
@@ -120,7 +127,22 @@ def small_grid(m: OverMap) -> Tensor:
     return on_pixels((2 * m.grid).permute(0, 3, 1, 2).flatten(2), 8).reshape(1, 4, 8, 8)
 
 
+def positions_of(m: OverMap) -> Tensor:
+    """Those of a token and the pixels, `(1 + 144, 4)`."""
+    return torch.cat([m.grid.mean((1, 2)), 2 * m.grid.flatten(1, 2)[0]])
+
+
+def token_positions(m: OverMap, x: Tensor) -> Tensor:
+    return with_class_token(m, x, positions_of(m))
+
+
+def expected_positions(m: OverMap, x: Tensor) -> Tensor:
+    token, pixels = positions_of(m).split([1, 144])
+    return with_class_token(m, x, torch.cat([token, on_pixels(pixels.mT, 8).mT]))
+
+
 CASES: dict[str, tuple[Body, Body]] = {
+    "positions of a class token and pixels": (token_positions, expected_positions),
     "relative position bias": (biased_attention, expected_biased),
     "bias as attn_mask": (fused_attention, expected_fused),
     "mask of infinities": (masked_attention, expected_masked),
