@@ -62,8 +62,8 @@ def resolve(name: str) -> Factory:
     if name.endswith(".py") or ".py:" in name:
         return _from_file(name)
     package, _, rest = name.partition("/")
-    if package in _PACKAGES and rest:
-        return _PACKAGES[package](rest)
+    if package in PACKAGES and rest:
+        return PACKAGES[package](rest)
     if name in _OWN:
         return _OWN[name]
     # A bare name may be another package's, so these are asked too, as far as they are installed.
@@ -139,7 +139,7 @@ def _from_file(name: str) -> Factory:
         if callable(value) and getattr(value, "__module__", None) == module.__name__
     ]
     raise ModelNotFoundError(
-        f"{path} has no function or class {attribute!r}{_suggestion(attribute, own)}; "
+        f"{path} has no function or class {attribute!r}{suggestion(attribute, own)}; "
         f"it defines {', '.join(own) or 'none'}"
     )
 
@@ -180,11 +180,11 @@ def _require(package: str) -> None:
 
 def _unknown(name: str, known: Iterable[str]) -> ModelNotFoundError:
     return ModelNotFoundError(
-        f"there is no model {name!r}{_suggestion(name, known)}; names are {FORMS}"
+        f"there is no model {name!r}{suggestion(name, known)}; names are {FORMS}"
     )
 
 
-def _suggestion(name: str, known: Iterable[str]) -> str:
+def suggestion(name: str, known: Iterable[str]) -> str:
     """`, did you mean ...?`: models of the same bare name first, then similar spellings."""
     known = list(known)
     same = [candidate for candidate in known if candidate.rpartition("/")[2] == name]
@@ -198,7 +198,8 @@ def _spell(arguments: dict[str, object]) -> str:
 
 
 _OWN: dict[str, Factory] = {"overfeat_fast": overfeat_fast, "resnet34": resnet34}
-_PACKAGES: dict[str, Callable[[str], Factory]] = {
+PACKAGES: dict[str, Callable[[str], Factory]] = {
     "torchvision": _from_torchvision,
     "timm": _from_timm,
 }
+"""Packages whose models have names here, as far as they are installed."""

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from fxscale.cli.compare import compare
 from fxscale.cli.demo import demo
 from fxscale.cli.downscale import downscale
+from fxscale.cli.models import models
 from fxscale.cli.onnx import onnx
 from fxscale.cli.plan import plan
 from fxscale.cli.sizes import sizes
@@ -72,7 +73,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.callback()(_fxscale)
-for command in (plan, sizes, downscale, upscale, onnx, train, compare, demo):
+for command in (plan, sizes, downscale, upscale, onnx, train, compare, demo, models):
     app.command()(command)
 
 
