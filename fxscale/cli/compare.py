@@ -55,10 +55,10 @@ def compare(
     """Train a network in several ways with the same seeds, and write one report.
 
     The target network alone; the pre-train network alone; progressive resizing, which is the
-    unchanged network on small images first; and the pre-train network with a transition, one
-    variant per `--resize-at`. Writes `comparison.html` (which holds its pictures), PNG files and
-    `comparison.json`: accuracy against epochs and against training time, and a table of best
-    accuracy (epoch) and total time.
+    unchanged network on small images first (left out where its head does not take them); and the
+    pre-train network with a transition, one variant per `--resize-at`. Writes `comparison.html`
+    (which holds its pictures), PNG files and `comparison.json`: accuracy against epochs and against
+    training time, and a table of best accuracy (epoch) and total time.
 
     **Examples**
 
@@ -85,7 +85,13 @@ def compare(
     progressive = None if progressive_at is None else [p for p in progressive_at if p != "none"]
     chosen = variants(Settings(**options), resize_at or ["auto"], progressive)
     comparison = run(
-        chosen, output, seeds=seeds, resume=resume, observers=bar, accelerator=accelerator
+        chosen,
+        output,
+        seeds=seeds,
+        resume=resume,
+        observers=bar,
+        note=console.print,
+        accelerator=accelerator,
     )
     if not first_process:
         return

@@ -32,6 +32,14 @@ def train(
             "accuracy stops rising.",
         ),
     ] = "auto",
+    progressive: Annotated[
+        bool,
+        typer.Option(
+            "--progressive",
+            help="Progressive resizing, for comparison: the network itself, unchanged, on the "
+            "small images, too.",
+        ),
+    ] = False,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on from the last checkpoint in --output, if any."),
@@ -68,7 +76,7 @@ def train(
     if tensorboard:
         observers.append(TensorBoard(Store(output).tensorboard))
     result = run(
-        Settings(**options, resize_at=resize_at),
+        Settings(**options, resize_at=resize_at, progressive=progressive),
         output,
         resume=resume,
         observers=observers,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -38,17 +40,19 @@ def change_phase(
 ) -> tuple[Phase, PhaseChange]:
     """From `phase` to phase `number`, whose network is `network`, after `epoch` epochs.
 
+    Where that is the network of `phase` itself (progressive resizing), all that trains it goes on
+    as it is; only BatchNorm is re-estimated at the new size.
+
     Every process makes this call, and ends with the same weights; that is checked. It depends on
     nothing but the weights and the settings, so a run that crashed in it repeats it.
     """
     started = now(fabric)
-    larger = place(network, fabric, settings)
-    optimizer = optimizer_for(larger, settings)
-    transition(phase.network, larger, optimizer=phase.optimizer, new_optimizer=optimizer)
-    average = None
-    if phase.average is not None:
-        average = average_after_transition(phase.average, phase.network, larger, settings.average)
-    entered = set_up(number, larger, optimizer, fabric, settings, average)
+    if network is phase.network:
+        entered = replace(phase, number=number, size=settings.size(number))
+        if settings.compile:
+            torch.compiler.reset()  # or the same code at another size is compiled for any size
+    else:
+        entered = _enlarged(phase, number, network, fabric, settings)
     mapped = now(fabric)
 
     def batches() -> Iterator[Tensor]:
@@ -56,12 +60,12 @@ def change_phase(
         micro = train.epoch(epoch, entered.size, last=settings.batchnorm_batches)
         return (to_device(batch.images, fabric, settings) for batch in micro)
 
-    if settings.batchnorm_batches and batchnorms(larger):
+    if settings.batchnorm_batches and batchnorms(entered.network):
         group = _all_processes(fabric)
         with fabric.autocast():
-            reestimate_batchnorm(larger, batches(), group=group)
-            if average is not None:
-                reestimate_batchnorm(average.module, batches(), group=group)
+            reestimate_batchnorm(entered.network, batches(), group=group)
+            if entered.average is not None:
+                reestimate_batchnorm(entered.average.module, batches(), group=group)
     estimated = now(fabric)
     compile_seconds = compile_now(entered, fabric, settings, stepper.classes)
     after, _, _ = stepper.evaluate(entered, test.evaluation(entered.size))
@@ -83,6 +87,19 @@ def change_phase(
         state_hash=hashes[0],
     )
     return entered, change
+
+
+def _enlarged(
+    phase: Phase, number: int, network: nn.Module, fabric: Fabric, settings: Settings
+) -> Phase:
+    """A larger network with the weights, the average and the optimizer state of `phase`."""
+    larger = place(network, fabric, settings)
+    optimizer = optimizer_for(larger, settings)
+    transition(phase.network, larger, optimizer=phase.optimizer, new_optimizer=optimizer)
+    average = None
+    if phase.average is not None:
+        average = average_after_transition(phase.average, phase.network, larger, settings.average)
+    return set_up(number, larger, optimizer, fabric, settings, average)
 
 
 def _all_processes(fabric: Fabric) -> dist.ProcessGroup | None:

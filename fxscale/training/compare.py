@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from fxscale.errors import CheckpointError, FxscaleError
+from fxscale.errors import CheckpointError, FxscaleError, SizeError
 from fxscale.files import written_whole
 from fxscale.training import models
 from fxscale.training.devices import launch
@@ -70,11 +70,15 @@ _NAMES: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """Variants, the target alone first, each with one history per seed, in the same order."""
+    """Variants, the target alone first, each with one history per seed, in the same order.
+
+    `left_out` says why variants that were chosen are not among them.
+    """
 
     variants: tuple[Variant, ...]
     histories: tuple[tuple[History, ...], ...]
     data: str
+    left_out: tuple[str, ...] = ()
 
     @property
     def target(self) -> tuple[History, ...]:
@@ -114,13 +118,14 @@ def variants(
             "nothing is resized at 'never': the pre-train network alone is compared in any case. "
             "Give epochs to resize at"
         )
+    settings = replace(settings, progressive=False)
     alone = replace(settings, pretrain_sizes=(), keep=(), resize_at="auto", extra_training=0)
     small = replace(settings, resize_at="never", extra_training=0)
     return (
         Variant("target", "", alone),
         Variant("pretrain", "", small),
         *(
-            Variant("progressive", rule, replace(settings, keep=("*",), resize_at=rule))
+            Variant("progressive", rule, replace(settings, progressive=True, resize_at=rule))
             for rule in dict.fromkeys(progressive_at)
         ),
         *(
@@ -139,6 +144,7 @@ def compare(
     source: Source | None = None,
     factory: models.ModelFactory | None = None,
     observers: Callable[[str], Sequence[TrainingObserver]] = lambda title: (),
+    note: Callable[[str], object] = lambda text: None,
     accelerator: str = "auto",
     fabric: Fabric | None = None,
 ) -> Comparison:
@@ -147,6 +153,9 @@ def compare(
     Every run can be resumed as `train` can, and a finished one is not repeated: to add a
     transition epoch or a seed to a comparison, call this again with `resume`.
 
+    A network with a fully connected head of fixed size cannot be resized progressively: such
+    variants are left out, and the comparison says so.
+
     **Arguments:**
 
     - `chosen`: what `variants` returned.
@@ -154,6 +163,7 @@ def compare(
     - `seeds`: how many; they count up from that of the settings.
     - `resume`: go on with the runs that are there.
     - `observers`: those of a run, from its title.
+    - `note`: told at the beginning what is left out, and why.
     - `source`, `factory`, `accelerator`, `fabric`: as for `train`.
 
     **Raises:** what `train` raises; `FxscaleError` where one of the variants cannot be compiled,
@@ -170,8 +180,11 @@ def compare(
     settings = chosen[0].settings
     source = source or open_source(settings.data)
     factory = factory or models.named_model(settings.model)
-    for variant in chosen:
-        _check(variant, factory, len(source.classes))
+    impossible = _impossible(chosen, factory, len(source.classes))
+    left_out = tuple(dict.fromkeys(impossible.values()))  # one network, one reason
+    for reason in left_out:
+        note(f"left out: {reason}")
+    chosen = [variant for variant in chosen if variant.key not in impossible]
     fabric = fabric or launch(settings, accelerator)
     histories: dict[str, list[History]] = {variant.key: [] for variant in chosen}
     # All variants of a seed before the next seed: what is finished early is a comparison, too.
@@ -194,14 +207,30 @@ def compare(
                 if fabric.is_global_zero:
                     _write(folder, seeded, history)
             histories[variant.key].append(history)
-    return Comparison(tuple(chosen), tuple(map(tuple, histories.values())), source.name)
+    return Comparison(
+        tuple(chosen),
+        tuple(map(tuple, histories.values())),
+        source.name,
+        left_out,
+    )
 
 
-def _check(variant: Variant, factory: models.ModelFactory, classes: int) -> None:
-    try:
-        models.networks(variant.settings, factory, classes)
-    except FxscaleError as error:
-        raise FxscaleError(f"{variant.name}: {error}") from error
+def _impossible(
+    chosen: Sequence[Variant], factory: models.ModelFactory, classes: int
+) -> dict[str, str]:
+    """Keys of the variants of progressive resizing that are impossible, and why.
+
+    Raises `FxscaleError` if any other variant is.
+    """
+    found = {}
+    for variant in chosen:
+        try:
+            models.networks(variant.settings, factory, classes)
+        except FxscaleError as error:
+            if not (variant.kind == "progressive" and isinstance(error, SizeError)):
+                raise FxscaleError(f"{variant.name}: {error}") from error
+            found[variant.key] = str(error)
+    return found
 
 
 def _finished(folder: Path, settings: Settings) -> History | None:

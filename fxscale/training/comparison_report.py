@@ -67,6 +67,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "data": comparison.data,
         "seeds": list(comparison.seeds),
         "finding": finding(comparison),
+        "left_out": list(comparison.left_out),
         "variants": [
             {
                 **{key: value for key, value in asdict(row).items() if key != "variant"},
@@ -119,6 +120,7 @@ def _page(
         for name, picture in pictures
     )
     options = escape(json.dumps(settings.to_dict(), indent=1))
+    left_out = "".join(f'<p class="note">Left out: {escape(r)}.</p>' for r in comparison.left_out)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head><meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style></head>
@@ -138,6 +140,7 @@ evaluations are left out. "At median epoch times" is the time saved had every ep
 the phase's median time. Progressive resizing trains the unchanged network on small images first.
 Thin lines: networks before the last transition. Rings: right after a transition. Bands: from the
 lowest to the highest seed.</p>
+{left_out}
 {images}
 <h2>How it was measured</h2>
 <p class="note">{escape(content["date"])}, torch {escape(machine["torch"])}, {escape(where)}, data:

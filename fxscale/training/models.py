@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fxscale.compiler import downscale
+from fxscale.errors import SizeError
 from fxscale.models import registry
+from fxscale.passes.evaluate import quiet_failures
+from fxscale.passes.tracer import first_line
 from fxscale.pretrain_network import PretrainNetwork
 from fxscale.training.settings import Settings
 
 ModelFactory = Callable[[int], nn.Module]
 """From the number of classes to a target network with fresh weights."""
+
+_PROBES = 7
+"""Images that a network is tried on: so many that a hard-coded `view(-1, C * H * W)` never makes a
+whole number of images out of smaller maps (7 (h/H)² is none), mixing them up."""
 
 
 def named_model(name: str) -> ModelFactory:
@@ -31,10 +40,19 @@ def named_model(name: str) -> ModelFactory:
 
 
 def networks(settings: Settings, factory: ModelFactory, classes: int) -> list[nn.Module]:
-    """The network of every phase, the target last; the same for the same settings."""
+    """The network of every phase, the target last; the same for the same settings.
+
+    With progressive resizing every phase has one and the same network, the target.
+
+    **Raises:** what `fxscale.downscale` raises; `SizeError` where images are to be resized
+    progressively, but the target does not take small ones.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         target = factory(classes)
+    if settings.progressive:
+        _check_takes(target, (settings.target_size, *settings.pretrain_sizes))
+        return [target] * (len(settings.pretrain_sizes) + 1)
     small = [
         downscale(
             target,
@@ -48,9 +66,30 @@ def networks(settings: Settings, factory: ModelFactory, classes: int) -> list[nn
     return [*small, target]
 
 
-def costs(found: list[nn.Module]) -> list[int]:
-    """Multiply-accumulates per image of every phase; all 1 where there is but the target."""
+def _check_takes(target: nn.Module, sizes: tuple[int, ...]) -> None:
+    """Raises `SizeError` unless the network, as it is, takes images of all sizes.
+
+    Runs on fake tensors: nothing is computed.
+    """
+    network = copy.deepcopy(target)  # BatchNorm counts its batches, on fake tensors, too
+    with FakeTensorMode(allow_non_fake_inputs=True), quiet_failures(), torch.no_grad():
+        for training in (True, False):
+            network.train(training)
+            for size in sizes:
+                try:
+                    network(torch.empty(_PROBES, 3, size, size))
+                except Exception as error:  # whatever the network raises
+                    raise SizeError(
+                        f"progressive resizing is impossible: {type(target).__name__}, unchanged, "
+                        f"does not take images of {size} px: {first_line(error)}. Where its head "
+                        f"is fully connected on a feature map of fixed size, train it with "
+                        f"pre-train networks, whose heads fit, or alone"
+                    ) from error
+
+
+def costs(found: list[nn.Module], settings: Settings) -> list[int]:
+    """How much arithmetic an image takes in each phase, in any unit."""
     plans = [network.plan for network in found if isinstance(network, PretrainNetwork)]
-    if not plans:
-        return [1] * len(found)
+    if not plans:  # one network: its arithmetic follows the area of the images
+        return [settings.size(phase) ** 2 for phase in range(len(found))]
     return [*(plan.pretrain_macs for plan in plans), plans[0].target_macs]

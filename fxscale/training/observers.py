@@ -23,7 +23,7 @@ class Plan:
 
     - `outlook`: the epochs to come, as far as they can be foreseen.
     - `steps_per_epoch`, `batch_size`: optimizer steps, and images in each.
-    - `costs`: multiply-accumulates per image of every phase's network.
+    - `costs`: how much arithmetic an image takes in each phase, in any unit.
     """
 
     outlook: Sequence[Epoch]

@@ -125,7 +125,7 @@ class _Run:
         self.schedule = settings.schedule
         self.progress = Progress()
         networks = models.networks(settings, factory, len(source.classes))
-        self.costs = models.costs(networks)
+        self.costs = models.costs(networks, settings)
         self.networks = dict(enumerate(networks))
         """Of the phases that are not over yet."""
         self.stepper = Stepper(fabric, settings, len(source.classes))

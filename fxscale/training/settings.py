@@ -44,6 +44,8 @@ class Settings:
     - `target_size`: height and width of the images of the target network, in pixels.
     - `pretrain_sizes`: those of the pre-train networks, increasing; none trains the target alone.
     - `kernels`, `keep`: as for `fxscale.downscale`.
+    - `progressive`: progressive resizing, in place of pre-train networks: the target itself, not a
+      layer of it changed, trains on images of `pretrain_sizes` first.
 
     **Schedule**
 
@@ -86,6 +88,7 @@ class Settings:
     pretrain_sizes: tuple[int, ...] = ()
     kernels: str | Mapping[str, Any] = "paper"
     keep: tuple[str, ...] = ()
+    progressive: bool = False
     preset: str | None = None
     epochs: int = 90
     learning_rate: float = 0.1

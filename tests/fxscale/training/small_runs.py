@@ -73,6 +73,19 @@ class Tiny(nn.Module):
         return logits
 
 
+class Pooled(Tiny):
+    """Takes images of any size, so that it can be resized progressively."""
+
+    def __init__(self, classes: int, *, dropout: float = 0.2) -> None:
+        super().__init__(classes, dropout=dropout)
+        self.fc = nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.max_pool2d(self.norm(self.conv1(x)).relu(), 2)
+        logits: Tensor = self.fc(self.drop(self.conv2(x).relu().mean((2, 3))))
+        return logits
+
+
 def tiny(classes: int) -> nn.Module:
     return Tiny(classes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,7 @@ from fxscale.errors import CheckpointError, FxscaleError
 from fxscale.training import compare as module
 from fxscale.training.compare import Comparison, compare, variants
 from fxscale.training.run import train
-from tests.fxscale.training.small_runs import Tiny, settings, source, tiny
-
-
-class Pooled(Tiny):
-    """Accepts images of any size, so that it can be resized progressively."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__(classes)
-        self.fc = torch.nn.Linear(8, classes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.nn.functional.max_pool2d(self.norm(self.conv1(x)).relu(), 2)
-        logits: torch.Tensor = self.fc(self.conv2(x).relu().mean((2, 3)))
-        return logits
+from tests.fxscale.training.small_runs import Pooled, settings, source, tiny
 
 
 def run(output: Path, *rules: str, resume: bool = False, **options: Any) -> Comparison:
@@ -51,7 +39,8 @@ def test_variants() -> None:
     alone, small, progressive, first, second = (v.settings for v in found)
     assert (alone.pretrain_sizes, alone.schedule.phases) == ((), 1)
     assert (small.resize_at, small.pretrain_sizes, small.keep) == ("never", (17,), ("fc",))
-    assert (progressive.resize_at, progressive.keep) == ("auto", ("*",))
+    assert (progressive.resize_at, progressive.progressive) == ("auto", True)
+    assert not any(s.progressive for s in (alone, small, first, second))
     assert [(s.resize_at, s.keep, s.extra_training) for s in (first, second)] == [
         *(("1", ("fc",), 1), ("2", ("fc",), 1))
     ]
@@ -125,3 +114,22 @@ def test_what_cannot_be_compiled_is_told_before_anything_is_trained(tmp_path: Pa
             accelerator="cpu",
         )
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_head_of_fixed_size_is_not_resized_progressively(tmp_path: Path) -> None:
+    """Nor is another network trained in its place."""
+    noted: list[str] = []
+    found = compare(
+        variants(settings(epochs=2, milestones=(), resize_at="1"), ["1"]),
+        tmp_path,
+        source=source(),
+        factory=tiny,
+        note=noted.append,
+        accelerator="cpu",
+    )
+    assert [v.kind for v in found.variants] == ["target", "pretrain", "resized"]
+    assert len(found.histories) == 3
+    (reason,) = found.left_out
+    assert re.match(r"progressive resizing is impossible: Tiny, .*of 17 px", reason)
+    assert noted == [f"left out: {reason}"]
+    assert {p.name for p in (tmp_path / "runs").iterdir()} == {"target", "pretrain", "resized-1"}

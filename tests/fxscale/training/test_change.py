@@ -1,0 +1,113 @@
+"""Progressive resizing, which changes the size of the images alone, against a plain loop."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxscale
+from fxscale.training.randomness import ORDER, derive
+from fxscale.training.run import train
+from tests.fxscale.training.small_runs import Pooled, same, settings, squares, unshifted
+
+
+def test_progressive_resizing_is_a_plain_loop_on_larger_images(tmp_path: Path) -> None:
+    images = squares()
+    result = train(
+        settings(progressive=True, channels_last=False),
+        tmp_path,
+        source=unshifted(images),
+        factory=partial(Pooled, dropout=0.0),
+        accelerator="cpu",
+    )
+
+    torch.manual_seed(0)
+    network = Pooled(2, dropout=0.0)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
+    sizes = {17: images.resized(17), 24: images}
+
+    def batches(epoch: int, size: int) -> list[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(derive(0, ORDER, epoch))
+        order = torch.randperm(70, generator=generator)[:64]  # 6 images are left over
+        pictures = sizes[size].train_images.expand(-1, 3, -1, -1)
+        return [(pictures[part], images.train_labels[part]) for part in order.split(16)]
+
+    for epoch, size in enumerate((17, 17, 24, 24)):
+        if epoch == 2:
+            fxscale.reestimate_batchnorm(network, batches(2, 24)[:3])
+        for group in optimizer.param_groups:
+            group["lr"] = 0.005 if epoch == 3 else 0.05
+        network.train()
+        for inputs, labels in batches(epoch, size):
+            optimizer.zero_grad()
+            F.cross_entropy(network(inputs), labels).backward()
+            optimizer.step()
+        network.eval()
+        logits = network(sizes[size].test_images.expand(-1, 3, -1, -1))
+        assert result.epochs[epoch].test_loss == pytest.approx(
+            F.cross_entropy(logits, images.test_labels).item(), rel=1e-4
+        )
+    assert [e.size for e in result.epochs] == [17, 17, 24, 24]
+    for key, value in network.state_dict().items():
+        torch.testing.assert_close(result.network.state_dict()[key], value, rtol=1e-4, atol=1e-6)
+
+
+class CrashError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("steps", [5, 9])
+def test_progressive_resizing_resumes_bit_for_bit(
+    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before and after the transition, which comes after 8 steps; with a moving average."""
+    chosen = settings(progressive=True, average=0.5, checkpoint_every="3 steps")
+    options = {"source": unshifted(squares()), "factory": Pooled, "accelerator": "cpu"}
+    whole = train(chosen, tmp_path / "whole", **options)  # type: ignore[arg-type]
+
+    original, left = torch.optim.SGD.step, steps
+
+    def step(self: torch.optim.SGD, *given: object) -> object:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise CrashError
+        return original(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.SGD, "step", step)
+        with pytest.raises(CrashError):
+            train(chosen, tmp_path / "broken", **options)  # type: ignore[arg-type]
+    resumed = train(chosen, tmp_path / "broken", resume=True, **options)  # type: ignore[arg-type]
+
+    assert same(whole.network, resumed.network)
+    assert whole.changes[0].state_hash == resumed.changes[0].state_hash
+
+
+def test_compiled_networks_are_compiled_for_each_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[object]) -> nn.Module:
+        for node in graph.graph.nodes:
+            value = node.meta.get("example_value")
+            if node.op == "placeholder" and isinstance(value, Tensor) and value.ndim == 4:
+                compiled.extend(value.shape[2:] if value.shape[1] == 3 else ())
+        return graph
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    train(
+        settings(progressive=True, compile=True, epochs=2, milestones=(), resize_at="1"),
+        tmp_path,
+        source=unshifted(squares()),
+        factory=Pooled,
+        accelerator="cpu",
+    )
+    assert {type(length) for length in compiled} == {int}  # not symbols for any size
+    assert set(compiled) == {5, 17, 24}  # 5: the first kernel

@@ -1,0 +1,58 @@
+"""The networks of a run, phase by phase."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fxscale.errors import SizeError
+from fxscale.models import create
+from fxscale.training.models import costs, networks
+from tests.fxscale.training.small_runs import Pooled, same, settings, tiny
+
+
+def test_progressive_resizing_has_the_target_in_every_phase() -> None:
+    chosen = settings(progressive=True, pretrain_sizes=(13, 17), resize_at="1,2")
+    found = networks(chosen, Pooled, 2)
+
+    torch.manual_seed(0)
+    assert len(found) == 3
+    assert all(network is found[0] for network in found)
+    assert same(found[0], Pooled(2))  # not even BatchNorm's counters have moved
+    assert found[0].training
+    assert costs(found, chosen) == [13 * 13, 17 * 17, 24 * 24]
+
+
+def test_an_adaptive_pool_lets_the_head_stay_as_it_is() -> None:
+    """VGG's head is fully connected on 7 × 7 pixels, whatever the size of the image."""
+    pytest.importorskip("torchvision")
+    chosen = settings(progressive=True, target_size=64, pretrain_sizes=(46,))
+
+    found = networks(chosen, lambda classes: create("torchvision/vgg11", num_classes=classes), 2)
+
+    assert found[0].classifier[0].in_features == 512 * 7 * 7  # type: ignore[index, union-attr]
+
+
+class HardCodedView(nn.Module):
+    """Runs at half its size, too: on four images, for which it gives one answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.fc = nn.Linear(4 * 12 * 12, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.conv(x).relu().view(-1, 576))
+        return logits
+
+
+def test_a_head_of_fixed_size_cannot_be_resized_progressively() -> None:
+    """A network with another head would be another network."""
+    with pytest.raises(
+        SizeError, match=r"progressive resizing is impossible: Tiny, unchanged, .* of 17 px: "
+    ):
+        networks(settings(progressive=True), tiny, 2)
+    assert HardCodedView()(torch.zeros(4, 3, 12, 12)).shape == (1, 2)
+    with pytest.raises(SizeError, match="HardCodedView, unchanged, does not take images of 12 px"):
+        networks(settings(progressive=True, pretrain_sizes=(12,)), lambda _: HardCodedView(), 2)
