@@ -83,7 +83,8 @@ def compare(
         return [Bar(console)]
 
     progressive = None if progressive_at is None else [p for p in progressive_at if p != "none"]
-    chosen = variants(Settings(**options), resize_at or ["auto"], progressive)
+    settings = Settings(**options, resize_at="never")  # each variant has its own
+    chosen = variants(settings, resize_at or ["auto"], progressive)
     comparison = run(
         chosen,
         output,

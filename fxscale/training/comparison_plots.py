@@ -6,20 +6,37 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from fxscale.files import written_whole
 from fxscale.training.compare import Comparison, Variant
-from fxscale.training.comparison_rows import Row, rows, unit_of
+from fxscale.training.comparison_rows import Row, rows, saving, unit_of
 from fxscale.training.history import History
 from fxscale.training.plots import LABEL_SIZE, PRETRAIN_COLOUR, TARGET_COLOUR, draw_band, style
 from fxscale.training.runs import percent
 
 _SHADES = {"progressive": "Greens", "resized": "Blues"}
+_THIN: Mapping[str, Any] = {"linewidth": 1.2, "alpha": 0.7}
+_RING: Mapping[str, Any] = {
+    "marker": "o",
+    "markersize": 7,
+    "markerfacecolor": "white",
+    "markeredgewidth": 1.8,
+    "linestyle": "none",
+}
+_MARKS = [
+    Line2D([], [], color="#222222", label="on small images, before the transition", **_THIN),
+    Line2D([], [], color="#222222", label="right after the transition", **_RING),
+]
+"""What the legend says of every colour."""
+
 _MOST_HIDDEN = 0.15
 """Share of the epochs whose low accuracies may fall out of the picture, in favour of the rest."""
 
@@ -32,6 +49,7 @@ def plot_epochs(comparison: Comparison, path: Path) -> None:
         places = [[float(epoch.epoch) for epoch in run.epochs] for run in runs]
         _draw(axes, _Curves(runs, places, 0.0), colours[row.variant.key], _label(row))
     axes.set_xlabel("epoch", fontsize=LABEL_SIZE)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _finish(figure, axes, comparison, path)
 
 
@@ -42,7 +60,7 @@ def plot_time(comparison: Comparison, path: Path) -> None:
     unit, size = unit_of([history.seconds for history in comparison.target])
     for row, runs in zip(rows(comparison), comparison.histories, strict=True):
         places = [[time / size for time in run.elapsed()] for run in runs]
-        saved = "" if row.variant.kind == "target" else f", saves {percent(row.saved, 0)}"
+        saved = "" if row.variant.kind == "target" else f", {saving(row, 0)}"
         colour = colours[row.variant.key]
         _draw(axes, _Curves(runs, places, 1 / size), colour, _label(row) + saved)
         end = mean(place[-1] for place in places)
@@ -110,10 +128,13 @@ def _finish(
     style(axes)
     best = "" if zoom else "best "
     axes.set_ylabel(f"{best}test accuracy (%)", fontsize=LABEL_SIZE)
+    handles, _ = axes.get_legend_handles_labels()
     if zoom:
         _zoom(axes, comparison)
+        handles += _MARKS
     seeds = len(comparison.seeds)
     figure.legend(
+        handles=handles,
         loc="outside lower center",
         ncols=2,
         fontsize=LABEL_SIZE - 1,
@@ -148,7 +169,7 @@ def _draw(axes: Axes, curves: _Curves, colour: str, label: str) -> None:
     begin = last.index(True)
     axes.plot(x[begin:], y[begin:], color=colour, linewidth=2.4, marker=".", label=label)
     if begin:
-        axes.plot(x[:begin], y[:begin], color=colour, linewidth=1.2, alpha=0.7)
+        axes.plot(x[:begin], y[:begin], color=colour, **_THIN)
     common = min(len(run.epochs) for run in curves.runs)
     part = slice(begin, common)
     accuracies = [[100 * epoch.accuracy for epoch in run.epochs[part]] for run in curves.runs]
@@ -175,15 +196,7 @@ def _draw_changes(axes: Axes, curves: _Curves, colour: str) -> None:
             100 * mean(curves.runs[n].epochs[epoch].accuracy for _, n in here),
         ]
         axes.plot([start, after, following], y, color=colour, linewidth=1.2, linestyle=":")
-        axes.plot(
-            [after],
-            [low],
-            marker="o",
-            markersize=7,
-            markerfacecolor="white",
-            markeredgecolor=colour,
-            markeredgewidth=1.8,
-        )
+        axes.plot([after], [low], color=colour, **_RING)
 
 
 def _colours(variants: Sequence[Variant]) -> Mapping[str, str]:

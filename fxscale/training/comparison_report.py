@@ -24,14 +24,15 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto
        color: #2e3440; background: white; }
 h1 { font-size: 1.7rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 table { border-collapse: collapse; width: 100%; }
-th, td { padding: .4rem .7rem; text-align: right; border-bottom: 1px solid #d8dee9; }
-th:first-child, td:first-child { text-align: left; }
+th, td { padding: .4rem .6rem; text-align: right; border-bottom: 1px solid #d8dee9; }
+td { font-size: .9rem; white-space: nowrap; font-variant-numeric: tabular-nums; }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 12rem; }
 tr.target { background: #eceff4; } tr.resized td { font-weight: 600; }
 img { max-width: 100%; } .finding { font-size: 1.15rem; } .note, details { color: #4c566a; }
 pre { overflow-x: auto; }
 """
 
-_WIDE_ALONE = ("against the target", "at the end", "at median epoch times")
+_WIDE_ALONE = ("points over the target", "at the end", "epochs", "at median epoch times")
 """Columns for which a terminal has no room."""
 
 

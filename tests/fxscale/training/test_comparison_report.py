@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from matplotlib.axes import Axes
 from fxscale.training.compare import Comparison, variants
 from fxscale.training.comparison_plots import plot_time
 from fxscale.training.comparison_report import write_report
-from fxscale.training.comparison_rows import cells, duration, finding, rows
+from fxscale.training.comparison_rows import cells, duration, finding, rows, saving
 from fxscale.training.history import History
 from fxscale.training.progress import EpochResult, PhaseChange
 from tests.fxscale.training.small_runs import settings
@@ -56,10 +57,10 @@ def test_the_table() -> None:
         *("12.0 ± 0.0 s", "", ""),
     )
     assert table[3] == (
-        *("pre-train network, resized after epoch 1", "81.00 ± 1.41 % (3)", "+0.00 ± 0.00 points"),
+        *("pre-train network, resized after epoch 1", "81.00 ± 1.41 % (3)", "+0.00 ± 0.00"),
         *("81.00 ± 1.41 %", "3", "8.0 ± 0.0 s", "33.3 ± 0.0 %", "33.3 ± 0.0 %"),
     )
-    assert table[1][2] == "-20.00 ± 0.00 points"
+    assert table[1][2] == "-20.00 ± 0.00"
     assert duration([600.0]) == "10.00 min"
     assert duration([7200.0, 14400.0, 18000.0]) == "3.67 ± 1.53 h"
 
@@ -77,7 +78,7 @@ def test_the_finding_asks_for_the_targets_accuracy(shift: float, kept: bool) -> 
     """Within the target's standard deviation over the seeds, 1.41 points."""
     words = finding(comparison(shift)).split(". ")
     (told,) = [w for w in words if w.startswith("The pre-train network, resized after epoch 1")]
-    assert "33.3 ± 0.0 % of its time saved" in told
+    assert "in 33.3 ± 0.0 % less time" in told
     assert ("less than the target alone" not in told) == kept
 
 
@@ -116,3 +117,17 @@ def test_curves_hold_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert ([5, 8], [76, 81]) in drawn  # after the transition
     assert ([1], [98]) in drawn  # before it
     assert ([1, 2, 5], [98, 30, 76]) in drawn  # the transition, of 1 s
+
+
+def test_a_longer_run_does_not_save_a_negative_time() -> None:
+    row = rows(comparison())[3]
+    assert saving(row, 1) == "33.3 ± 0.0 % less time"
+    assert saving(replace(row, saved=(-0.1, -0.05)), 0) == "8 ± 4 % more time"
+
+
+def test_what_is_left_out_is_said(tmp_path: Path) -> None:
+    path = write_report(replace(comparison(), left_out=("no <small> images",)), tmp_path)
+    assert "Left out: no &lt;small&gt; images." in path.read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "comparison.json").read_text())["left_out"] == [
+        "no <small> images"
+    ]
