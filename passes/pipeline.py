@@ -27,7 +27,7 @@ from fxscale.passes.geometry import Geometry, solve_geometry, with_kernel_axes
 from fxscale.passes.inputs import InputSpec
 from fxscale.passes.invert import invert
 from fxscale.passes.kernels import KernelPolicy, choose_kernels
-from fxscale.passes.ops.registry import registered_leaf_types
+from fxscale.passes.ops.registry import registered_leaves
 from fxscale.passes.padding import Paddings, place_paddings
 from fxscale.passes.printing import print_pass
 from fxscale.passes.refusal import refusal
@@ -163,7 +163,7 @@ def read_target(model: nn.Module, inputs: InputSpec, options: Options, run: Run)
         trace,
         model,
         inputs,
-        leaf_types=registered_leaf_types(),
+        leaves=registered_leaves(),
         opaque_types=options.leaf_modules,
         concrete_args=options.concrete_args,
     )

@@ -36,6 +36,7 @@ from fxscale.passes.tracer import (
     refusing_custom_functions,
 )
 from fxscale.passes.with_blocks import recording_with_blocks
+from fxscale.passes.wrapped_functions import entering_wrapped_functions
 
 TRAIN, EVAL = True, False
 
@@ -66,7 +67,7 @@ def trace(
     model: nn.Module,
     inputs: InputSpec,
     *,
-    leaf_types: frozenset[type[nn.Module] | str] = frozenset(),
+    leaves: frozenset[object] = frozenset(),
     opaque_types: tuple[type[nn.Module], ...] = (),
     concrete_args: Mapping[str, Any] | None = None,
 ) -> TracedNetwork:
@@ -79,7 +80,7 @@ def trace(
         skeleton.train(mode)
         constants = _defaults(skeleton, values, concrete_args)
         known = {**_constant_placeholders(constants), **values}
-        tracer = ValueTracer(fake_mode, known, leaf_types, opaque_types)
+        tracer = ValueTracer(fake_mode, known, leaves, opaque_types)
         _refuse_hooks(skeleton, tracer)
         with _attributes_kept(skeleton):
             graphs[mode] = _trace_mode(tracer, skeleton, constants)
@@ -191,6 +192,7 @@ def _trace_mode(tracer: ValueTracer, model: nn.Module, constants: dict[str, Any]
             refusing_custom_functions(),
             answering_for_values(model, lambda proxy: proxy.node.meta[VALUE]),
             recording_with_blocks(tracer),
+            entering_wrapped_functions(tracer.leaves),
         ):
             graph = tracer.trace(model, concrete_args=constants or None)
         return _without_constants(graph, model)

@@ -153,7 +153,7 @@ class ValueAttribute(ValueProxy):
 class ValueTracer(fx.Tracer):
     """Traces a module at the sizes of `inputs` (fake tensors), computing every node's value.
 
-    Modules of the exact classes `leaf_types` (or of classes with these names), and instances of
+    Modules of the exact classes in `leaves` (or of classes with these names), and instances of
     `opaque_types`, are kept as they are, besides all of `torch.nn`.
     """
 
@@ -163,13 +163,13 @@ class ValueTracer(fx.Tracer):
         self,
         fake_mode: FakeTensorMode,
         inputs: dict[str, Any],
-        leaf_types: frozenset[type[nn.Module] | str],
+        leaves: frozenset[object],
         opaque_types: tuple[type[nn.Module], ...],
     ) -> None:
         super().__init__()
         self.fake_mode = fake_mode
         self.inputs = inputs
-        self.leaf_types = leaf_types
+        self.leaves = leaves
         self.opaque_types = opaque_types
         self.decisions: list[Decision] = []
         self._instruction: Instruction | None = None
@@ -184,7 +184,7 @@ class ValueTracer(fx.Tracer):
         return self.create_proxy("call_function", function, args, {})
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        known = type(m) in self.leaf_types or class_name(type(m)) in self.leaf_types
+        known = type(m) in self.leaves or class_name(type(m)) in self.leaves
         if known or isinstance(m, self.opaque_types):
             return True
         if isinstance(m, _ENTERED) or (isinstance(m, _WEIGHTED) and is_parametrized(m)):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
@@ -70,13 +71,14 @@ def lookup(target: Hashable) -> Registration | None:
     return found or (_REGISTRY.get(class_name(target)) if isinstance(target, type) else None)
 
 
-def registered_leaf_types() -> frozenset[type[nn.Module] | str]:
-    """Module classes with a handler, or their names: the tracer does not enter them."""
+def registered_leaves() -> frozenset[Hashable]:
+    """Functions and module classes with a handler, or their names: the tracer enters none."""
     return frozenset(
         target
         for target in _REGISTRY
         if (isinstance(target, str) and ":" in target)
         or (isinstance(target, type) and issubclass(target, nn.Module))
+        or isinstance(target, FunctionType)
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -191,6 +192,11 @@ def split(call: Call) -> Annotation:
     return _parts(call)
 
 
+@handles(torch.tensor_split, ".tensor_split", params="input indices dim")
+def tensor_split(call: Call) -> Annotation:
+    return _parts(call)
+
+
 @handles(".unbind", torch.unbind, params="input dim")
 def unbind(call: Call) -> Annotation:
     dims = call.dims()
@@ -213,17 +219,25 @@ def _parts(call: Call) -> Annotation:
 
 
 def _split_concatenation(call: Call, dim: Dim, lengths: list[int]) -> list[Dim]:
-    sizes = call.raw("size") if "size" in call.params else None
-    if len(dim) > 1 or not isinstance(dim[0], Concatenation) or not isinstance(sizes, list | tuple):
+    given = "indices" if "indices" in call.params else "size"
+    numbers = call.raw(given) if given in call.params else None
+    if len(dim) > 1 or not isinstance(dim[0], Concatenation) or not _several(numbers):
         call.annotator.parts.keep(dim)
         raise call.refuse(
             "splits a feature map along a spatial axis", "split channels, or whole parts by sizes"
         )
     ends = list(accumulate(lengths, initial=0))
     pieces = [parts_between(call, dim[0], *ends[i : i + 2]) for i in range(len(lengths))]
-    new = [p if isinstance(raw, int) else raw for raw, p in zip(sizes, pieces, strict=True)]
-    call.annotator.substitute(call.node, new, argument=call.place("size"))
+    counted = [position(call, dim[0], end) for end in ends[1:-1]] if given == "indices" else pieces
+    new = [
+        part if isinstance(raw, int) else raw for raw, part in zip(numbers, counted, strict=True)
+    ]
+    call.annotator.substitute(call.node, new, argument=call.place(given))
     return pieces
+
+
+def _several(numbers: Any) -> TypeGuard[Sequence[Any]]:
+    return isinstance(numbers, list | tuple)
 
 
 @handles(

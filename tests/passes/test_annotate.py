@@ -60,7 +60,7 @@ def test_a_handler_that_errs_is_found_out(monkeypatch: pytest.MonkeyPatch) -> No
     network = __import__("tests.passes.networks", fromlist=["traced"])
     from fxscale.passes.annotate import annotate
 
-    traced = network.traced(model, leaf_types=registry.registered_leaf_types())
+    traced = network.traced(model, leaves=registry.registered_leaves())
     with pytest.raises(
         UnsupportedModelError,
         match=r"the compiler expected the shape \(2, 4, 12, 12\), the model computes \(2, 2, 12",

@@ -13,7 +13,7 @@ import fxscale
 from fxscale.errors import UnsupportedModelError
 from fxscale.passes.axes import Annotation
 from fxscale.passes.ops import registry
-from fxscale.passes.ops.registry import Call, handles, lookup, per_axis, registered_leaf_types
+from fxscale.passes.ops.registry import Call, handles, lookup, per_axis, registered_leaves
 from tests.passes.networks import Around, assert_same_outputs, traced
 
 
@@ -55,7 +55,7 @@ def test_a_registered_leaf_type() -> None:
             return 2 * x
 
     fxscale.register(Scale)(keep)
-    assert Scale in registered_leaf_types()
+    assert Scale in registered_leaves()
     model = Around(lambda m, x: m.scale(x), scale=Scale())
     small = fxscale.downscale(model, 8, target_size=12)
     assert [n.target for n in small.graph.nodes if n.op == "call_module"] == ["conv", "scale"]

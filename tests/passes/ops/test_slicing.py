@@ -23,6 +23,7 @@ BODIES: dict[str, Any] = {
     "chunk": lambda m, x: x.chunk(2, dim=1)[1],
     "torch.chunk": lambda m, x: torch.chunk(x, 2, 1)[0],
     "split": lambda m, x: x.split([1, 3], dim=1)[1],
+    "tensor_split": lambda m, x: x.tensor_split(2, dim=1)[1],
     "torch.split": lambda m, x: torch.cat(torch.split(x, 2, 1)[::-1], 1),
     "unbind": lambda m, x: x.unbind(1)[2],
     "pad channels": lambda m, x: F.pad(x, (0, 0, 0, 0, 0, 2)),
@@ -119,6 +120,15 @@ def test_parts_of_a_concatenation(name: str) -> None:
         (lambda x: _tokens(x)[:, -144:], lambda x: _tokens(x)[:, -64:]),
         (lambda x: _tokens(x).split([1, 144], 1)[1], lambda x: _tokens(x).split([1, 64], 1)[1]),
         (lambda x: _tokens(x).split((1, 144), 1)[0], lambda x: _tokens(x).split((1, 64), 1)[0]),
+        (lambda x: _tokens(x).tensor_split((1,), 1)[1], lambda x: _tokens(x)[:, 1:]),
+        (
+            lambda x: torch.tensor_split(_tokens(x), indices=(-144,), dim=1)[1],
+            lambda x: _tokens(x)[:, 1:],
+        ),
+        (
+            lambda x: torch.cat([x.flatten(2).mT, _tokens(x)], 1).tensor_split((144, 145), 1)[1],
+            lambda x: x.mean((2, 3))[:, None],
+        ),
         (
             lambda x: torch.cat([x.flatten(2), x.mean((2, 3))[..., None]], 2)[..., 144],
             lambda x: x.mean((2, 3)),
@@ -164,6 +174,14 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "one pixel": (lambda m, x: x[:, :, 3, 0], "picks one pixel of a feature map"),
     "spatial chunk": (lambda m, x: x.chunk(2, dim=2)[0], "splits a feature map along a spatial"),
     "spatial split": (lambda m, x: x.split(6, dim=-1)[0], "splits a feature map along a spatial"),
+    "spatial tensor_split": (
+        lambda m, x: x.tensor_split(2, dim=2)[0],
+        "splits a feature map along",
+    ),
+    "tensor_split inside": (
+        lambda m, x: _tokens(x).tensor_split((9,), 1)[0],
+        "divides the feature",
+    ),
     "spatial unbind": (lambda m, x: x.unbind(3)[0], "splits a feature map along a spatial axis"),
     "flattened crop by pad": (lambda m, x: F.pad(x.flatten(2), (-1, 1)), "crops a flattened feat"),
 }
