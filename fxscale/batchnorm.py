@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -42,6 +43,7 @@ def reestimate_batchnorm(
       begin with the input, or dicts of keyword arguments. Tensors are moved to the model's device.
     - `group`: the processes to average over, each with batches of its own; all of them make this
       call and end with the same statistics. By default those of a `DistributedDataParallel` model.
+      They need not have equally many batches, with `SyncBatchNorm` neither.
 
     **Returns:** the number of batches, those of all processes together; 0, with none consumed, if
     there is nothing to re-estimate.
@@ -125,6 +127,8 @@ def _estimating(network: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
     modes = [(module, module.training) for module in network.modules()]
     momenta = [norm.momentum for norm in norms]
     statistics = [_statistics(norm) for norm in norms]
+    synced = [norm for norm in norms if isinstance(norm, nn.SyncBatchNorm)]
+    forwards = [norm.__dict__.get("forward") for norm in synced]
     done = False
     try:
         network.eval()
@@ -132,12 +136,20 @@ def _estimating(network: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
             norm.training = True
             norm.momentum = None
             norm.reset_running_stats()
+        for norm in synced:
+            # Without an exchange in every batch, for which a process with fewer batches would keep
+            # the others waiting; the averages are exchanged in the end.
+            norm.forward = partial(_BatchNorm.forward, norm)  # type: ignore[method-assign]  # restored
         yield
         done = True
     finally:
         network.train(modes[0][1])  # `train` may do more than set the flags
         for module, mode in modes:
             module.training = mode
+        for norm, forward in zip(synced, forwards, strict=True):
+            del norm.forward
+            if forward is not None:
+                norm.forward = forward
         for norm, momentum, saved in zip(norms, momenta, statistics, strict=True):
             norm.momentum = momentum
             if not done or not int(norm.num_batches_tracked or 0):

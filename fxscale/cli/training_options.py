@@ -118,6 +118,13 @@ def training_options(
     precision: Annotated[Precision, typer.Option()] = Precision.fp32,
     channels_last: Annotated[bool, typer.Option("--channels-last/--contiguous")] = True,
     compile: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
+    sync_batchnorm: Annotated[
+        bool,
+        typer.Option(
+            "--sync-batchnorm",
+            help="BatchNorm over the images of all processes instead of each one's own; on GPUs.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Deterministic algorithms alone.")
@@ -164,6 +171,7 @@ def training_options(
         "precision": precision.value,
         "channels_last": channels_last,
         "compile": compile,
+        "sync_batchnorm": sync_batchnorm,
         "seed": seed,
         "deterministic": deterministic,
         "workers": _usual_workers() if workers is None else workers,

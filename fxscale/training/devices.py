@@ -31,7 +31,7 @@ def launch(settings: Settings, accelerator: str = "auto") -> Fabric:
 
     - `accelerator`: `"auto"` (a GPU where there is one), `"cpu"`, `"cuda"`.
 
-    **Raises:** `FxscaleError` where there is no such device.
+    **Raises:** `FxscaleError` where there is no such device, or it lacks what settings ask for.
     """
     require("lightning_fabric")
     from lightning_fabric import Fabric
@@ -54,6 +54,11 @@ def launch(settings: Settings, accelerator: str = "auto") -> Fabric:
         fabric.launch()
     except (ValueError, RuntimeError) as error:
         raise FxscaleError(f"cannot train on {accelerator!r} devices: {error}") from error
+    if settings.sync_batchnorm and processes > 1 and fabric.device.type == "cpu":
+        raise FxscaleError(
+            "torch's SyncBatchNorm exchanges statistics between GPUs alone: train on GPUs, or "
+            "without sync_batchnorm (--sync-batchnorm)"
+        )
     if processes > 1:
         # Fabric does this for NCCL alone; gloo's threads may abort a process that ends with them.
         atexit.register(_leave)

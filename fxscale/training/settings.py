@@ -72,6 +72,8 @@ class Settings:
 
     - `precision`: `"fp32"` or `"bf16"` (mixed). `channels_last`, `compile`: memory format,
       `torch.compile`.
+    - `sync_batchnorm`: BatchNorm normalises over the images of all processes (`nn.SyncBatchNorm`);
+      several processes need GPUs for it.
     - `seed`: of initial weights, order, augmentation and dropout. `deterministic`: only
       deterministic algorithms, an error where there is none.
     - `workers`: processes that load images, per training process.
@@ -109,6 +111,7 @@ class Settings:
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = True
     compile: bool = False
+    sync_batchnorm: bool = False
     seed: int = 0
     deterministic: bool = False
     workers: int = 0
@@ -179,7 +182,9 @@ class Settings:
         """Names of the settings in which a run with `other` would give another result."""
         mine = self.to_dict()
         names = {field.name for field in fields(self)} - _WITHOUT_EFFECT
-        return sorted(name for name in names if mine[name] != other.get(name))
+        # A run of an older version knows nothing of settings that came later.
+        theirs = {field.name: field.default for field in fields(self)} | dict(other)
+        return sorted(name for name in names if mine[name] != theirs[name])
 
 
 _ANY = float("inf")

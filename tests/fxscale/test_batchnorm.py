@@ -114,6 +114,7 @@ def test_everything_else_is_as_before(training: bool, fails: bool) -> None:
         rng = torch.get_rng_state(), random.getstate()
         reestimate_batchnorm(net, loader)
     assert {name: module.training for name, module in net.named_modules()} == modes
+    assert all("forward" not in vars(module) for module in net.modules())
     assert (net.first.momentum, net.second.momentum, net.unused.momentum) == (0.3, None, 0.1)
     if not fails:
         assert torch.equal(torch.get_rng_state(), rng[0])
@@ -188,6 +189,9 @@ torch.manual_seed(0)
 first = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)
 network = nn.Sequential(*first, nn.Conv2d(4, 3, 1), nn.BatchNorm2d(3))
 wrapped = DistributedDataParallel(network)
+if sys.argv[3] == "synchronised":  # afterwards: DistributedDataParallel wants it on GPUs alone
+    network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    wrapped.module = network
 # An uneven share each: one batch for the first process, all others for the second.
 share = batches[:1] if rank == 0 else batches[1:]
 assert reestimate_batchnorm(wrapped, share) == len(batches)
@@ -204,13 +208,14 @@ torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_processes_average_over_all_their_batches(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["plain", "synchronised"])
+def test_processes_average_over_all_their_batches(kind: str, tmp_path: Path) -> None:
     inputs = [torch.randn(6, 2, 5, 5) * (i + 1) + i for i in range(4)]
     torch.save(inputs, tmp_path / "batches.pt")
     (tmp_path / "program.py").write_text(TOGETHER)
 
     outputs = run_together(
-        tmp_path / "program.py", 2, str(tmp_path / "batches.pt"), str(tmp_path), limit=100
+        tmp_path / "program.py", 2, str(tmp_path / "batches.pt"), str(tmp_path), kind, limit=100
     )
 
     torch.manual_seed(0)

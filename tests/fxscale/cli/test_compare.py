@@ -140,6 +140,7 @@ def test_the_report_says_what_the_runs_did(images: Path, tmp_path: Path) -> None
             assert drawn.width >= 1600 < 3 * drawn.height  # for a slide
 
 
+@pytest.mark.slow
 def test_phases_are_those_of_the_variants(images: Path, tmp_path: Path) -> None:
     result = runner.invoke(app, command(images, tmp_path, "--resize-at", "1", "-q"))
     assert result.exit_code == 0, result.output

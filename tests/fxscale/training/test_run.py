@@ -243,6 +243,33 @@ def test_the_target_alone_and_the_pretrain_network_alone(tmp_path: Path) -> None
     Tiny(2).load_state_dict(fxscale.upscale_state(plan, state))
 
 
+def test_synchronised_batchnorm_is_batchnorm_on_one_process(tmp_path: Path) -> None:
+    changes = {"epochs": 2, "milestones": (), "resize_at": "1", "average": 0.5}
+    plain = run(tmp_path / "plain", **changes)
+    synced = run(tmp_path / "synced", sync_batchnorm=True, **changes)
+
+    assert any(isinstance(m, nn.SyncBatchNorm) for m in synced.network.modules())
+    assert same(plain.network, synced.network)
+
+
+def test_synchronised_batchnorm_needs_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import lightning_fabric
+
+    class TwoProcesses:  # that have found each other
+        device = torch.device("cpu")
+
+        def __init__(self, **options: Any) -> None:
+            assert options["devices"] == 2
+
+        def launch(self) -> None:
+            pass
+
+    monkeypatch.setattr(lightning_fabric, "Fabric", TwoProcesses)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(FxscaleError, match="between GPUs alone: train on GPUs, or without"):
+        run(tmp_path, sync_batchnorm=True)
+
+
 def test_a_network_is_learnt(tmp_path: Path) -> None:
     result = run(tmp_path, epochs=6, milestones=(5,), resize_at="3")
     assert result.epochs[-1].accuracy > 0.9

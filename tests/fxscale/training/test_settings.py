@@ -70,3 +70,11 @@ def test_kernels_per_axis_may_change_places_with_their_json() -> None:
     assert mine.differing(stored) == []
     assert settings(kernels={"conv1": [3, 2], "conv2": 2}).differing(mine.to_dict()) == []
     assert settings(kernels={"conv1": (3, 3), "conv2": 2}).differing(stored) == ["kernels"]
+
+
+def test_a_run_of_an_older_version_is_one_with_the_defaults() -> None:
+    """Checkpoints know nothing of settings that came later."""
+    stored = settings().to_dict()
+    del stored["sync_batchnorm"], stored["progressive"]
+    assert settings().differing(stored) == []
+    assert settings(progressive=True).differing(stored) == ["progressive"]
