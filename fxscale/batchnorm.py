@@ -148,8 +148,8 @@ def _estimating(network: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
             module.training = mode
         for norm, forward in zip(synced, forwards, strict=True):
             del norm.forward
-            if forward is not None:
-                norm.forward = forward
+            if forward is not None:  # somebody's own
+                norm.__dict__["forward"] = forward
         for norm, momentum, saved in zip(norms, momenta, statistics, strict=True):
             norm.momentum = momentum
             if not done or not int(norm.num_batches_tracked or 0):

@@ -96,6 +96,14 @@ def training_options(
             "epochs (section 5.2).",
         ),
     ] = 0,
+    warmup_after_resize: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="EPOCHS",
+            help="Let the rate rise linearly over the first epochs after a transition; 0: at once.",
+        ),
+    ] = 0.0,
     optimizer: Annotated[OptimizerName, typer.Option()] = OptimizerName.sgd,
     momentum: Annotated[float, typer.Option(help="Of SGD.")] = 0.9,
     batch_size: Annotated[
@@ -159,6 +167,7 @@ def training_options(
         "gamma": gamma,
         "weight_decay": weight_decay,
         "extra_training": extra_training,
+        "warmup_after_resize": warmup_after_resize,
         "optimizer": optimizer.value,
         "momentum": momentum,
         "batch_size": batch_size,

@@ -42,9 +42,10 @@ def overfeat(
     phases: int = 2,
     resize: ResizeRule = AUTO,
     extra: ExtraTraining | None = None,
+    warmup: float = 0.0,
 ) -> Schedule:
     """OverFeat-fast: 55 epochs; by default the target takes over after 16 (Table 2, "epoch 17")."""
-    return Schedule(OVERFEAT, phases, resize, extra)
+    return Schedule(OVERFEAT, phases, resize, extra, warmup)
 
 
 def resnet34(
@@ -52,6 +53,7 @@ def resnet34(
     phases: int = 2,
     resize: ResizeRule = AUTO,
     extra: ExtraTraining | None = None,
+    warmup: float = 0.0,
 ) -> Schedule:
     """ResNet-34: 90 epochs; by default the target takes over after 28 (Table 4, "epoch 29")."""
-    return Schedule(RESNET34, phases, resize, extra)
+    return Schedule(RESNET34, phases, resize, extra, warmup)

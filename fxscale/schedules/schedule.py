@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import isfinite
 
 from fxscale.errors import FxscaleError
 from fxscale.schedules.learning_rules import LearningRules
@@ -42,7 +43,9 @@ class Epoch:
     - `phase`: which network trains: 0 the smallest, `Schedule.phases - 1` the target.
     - `resize`: whether the transition to `phase` comes right before this epoch.
     - `extra`: whether it is an extra epoch, in which the learning rules are held.
-    - `learning_rate`, `weight_decay`: of this epoch.
+    - `learning_rate`, `weight_decay`: of this epoch; in a warm-up, `rate` has less than the first.
+    - `warmup`: epochs of warm-up that its phase begins with, and `warmed`, how many of them lie
+      behind.
     """
 
     number: int
@@ -51,6 +54,15 @@ class Epoch:
     extra: bool
     learning_rate: float
     weight_decay: float
+    warmup: float = 0.0
+    warmed: int = 0
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate of optimizer step `step`, counted from 0, of the `steps` of the epoch."""
+        done = self.warmed + (step + 1) / steps
+        return (
+            self.learning_rate if done >= self.warmup else self.learning_rate * done / self.warmup
+        )
 
 
 @dataclass(frozen=True)
@@ -67,7 +79,7 @@ class Schedule:
                 ...  # fxscale.transition
             for group in optimizer.param_groups:
                 group["lr"], group["weight_decay"] = epoch.learning_rate, epoch.weight_decay
-            accuracies.append(train_one_epoch())
+            accuracies.append(train_one_epoch())  # with a warm-up: `epoch.rate` before every step
 
     **Attributes:**
 
@@ -75,18 +87,24 @@ class Schedule:
     - `phases`: networks that train one after another, the target included. 1: the target alone.
     - `resize`: when the next network takes over; `BeforeDrop` (section 5.1) by default.
     - `extra`: extra training after transitions; none by default.
+    - `warmup`: epochs, fractions too, over which the learning rate rises linearly after every
+      transition: the n-th of N such steps has n / N of the rate. 0, the default: none.
 
-    **Raises:** `FxscaleError` where the rule to resize does not fit the others.
+    **Raises:** `FxscaleError` where the rule to resize does not fit the others, or `warmup` is
+    negative.
     """
 
     rules: LearningRules
     phases: int = 2
     resize: ResizeRule = AUTO
     extra: ExtraTraining | None = None
+    warmup: float = 0.0
 
     def __post_init__(self) -> None:
         if self.phases < 1:
             raise FxscaleError(f"a schedule needs at least 1 phase; found {self.phases}")
+        if not (self.warmup >= 0 and isfinite(self.warmup)):
+            raise FxscaleError(f"a warm-up takes 0 epochs or more; found {self.warmup}")
         if self.phases > 1:
             self.resize.check(self.rules, self.phases - 1)
 
@@ -125,8 +143,19 @@ class Schedule:
             if not extra and position >= self.rules.epochs:
                 break
             rule = self.rules.at(position - 1 if extra else position)
+            number = len(epochs)
+            warmup = self.warmup if phase > 0 else 0.0
             epochs.append(
-                Epoch(len(epochs), phase, resize, extra, rule.learning_rate, rule.weight_decay)
+                Epoch(
+                    number,
+                    phase,
+                    resize,
+                    extra,
+                    rule.learning_rate,
+                    rule.weight_decay,
+                    warmup,
+                    number - begun,
+                )
             )
             held += extra
             position += not extra

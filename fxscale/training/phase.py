@@ -82,7 +82,7 @@ class Phase:
 def place(network: nn.Module, fabric: Fabric, settings: Settings) -> nn.Module:
     """On the device, with the memory format and the BatchNorm that were asked for."""
     if settings.sync_batchnorm:
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     network.to(fabric.device)
     if settings.channels_last:
         network.to(memory_format=torch.channels_last)

@@ -216,13 +216,16 @@ class _Run:
     def _train_epoch(self, epoch: Epoch) -> None:
         progress, every = self.progress, self.settings.log_every
         for group in self.phase.optimizer.param_groups:
-            group["lr"], group["weight_decay"] = epoch.learning_rate, epoch.weight_decay
+            group["weight_decay"] = epoch.weight_decay
         self.phase.wrapped.train()
         window = torch.tensor(progress.pending, device=self.fabric.device)
         mark, marked = now(self.fabric), progress.step
         batches = self.train_loader.epoch(epoch.number, self.phase.size, first=progress.step)
         for parts in _groups(batches, self.settings.accumulate):
             self._faults += [fault for batch in parts for fault in batch.faults]
+            rate = epoch.rate(progress.step, self.train_loader.steps)
+            for group in self.phase.optimizer.param_groups:
+                group["lr"] = rate
             window += self.stepper.step(self.phase, parts, epoch.number, progress.step)
             progress.step += 1
             progress.steps += 1
@@ -241,14 +244,14 @@ class _Run:
                 window.zero_()
                 pace = (progress.step - marked) * self.settings.batch_size / seconds
                 steps = progress.step % every or every
-                self._report(epoch, loss / min(steps, progress.step), pace)
+                self._report(epoch, rate, loss / min(steps, progress.step), pace)
             progress.pending = 0.0 if report else loss
             self._tell_faults()
             if save:
                 self._save(best=False)
             mark, marked = now(self.fabric), progress.step
 
-    def _report(self, epoch: Epoch, loss: float, images_per_second: float) -> None:
+    def _report(self, epoch: Epoch, rate: float, loss: float, images_per_second: float) -> None:
         self.observer.report(
             StepReport(
                 epoch=epoch.number + 1,
@@ -257,7 +260,7 @@ class _Run:
                 phase=self.phase.number,
                 size=self.phase.size,
                 loss=loss,
-                learning_rate=epoch.learning_rate,
+                learning_rate=rate,
                 images_per_second=images_per_second,
             )
         )

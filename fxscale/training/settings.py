@@ -54,6 +54,8 @@ class Settings:
     - `milestones`: completed epochs after which the learning rate is multiplied by `gamma`.
     - `resize_at`: completed epochs before each transition (`"28"`, `"10,28"`), `"auto"`,
       `"plateau"` or `"never"`, see `fxscale.schedules`.
+    - `warmup_after_resize`: epochs, fractions too, over which the learning rate rises linearly
+      after each transition, step by step; 0: none.
     - `extra_training`: at most so many extra epochs after each transition (section 5.2); 0: none.
 
     **Optimization**
@@ -99,6 +101,7 @@ class Settings:
     weight_decay: float = 1e-4
     resize_at: str = "auto"
     extra_training: int = 0
+    warmup_after_resize: float = 0.0
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.9
     batch_size: int = 128
@@ -162,6 +165,7 @@ class Settings:
             len(self.pretrain_sizes) + 1,
             parse_resize_rule(self.resize_at),
             ExtraTraining(self.extra_training) if self.extra_training else None,
+            self.warmup_after_resize,
         )
 
     @property

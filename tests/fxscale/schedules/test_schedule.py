@@ -45,6 +45,45 @@ def test_the_target_alone() -> None:
     assert {e.phase for e in epochs} == {0}
 
 
+def table(epochs: list[Epoch], steps: int) -> list[list[float]]:
+    return [[round(epoch.rate(step, steps), 6) for step in range(steps)] for epoch in epochs]
+
+
+def test_the_rate_rises_step_by_step_after_a_transition() -> None:
+    # Transition after 3 epochs, the rate drops after 4 and 6. Six steps of warm-up.
+    epochs = trained(Schedule(RULES, 2, At((3,)), warmup=1.5), [0.1])
+
+    assert table(epochs, 4) == [
+        [1, 1, 1, 1],
+        [1, 1, 1, 1],
+        [1, 1, 1, 1],
+        [0.166667, 0.333333, 0.5, 0.666667],
+        [0.083333, 0.1, 0.1, 0.1],
+        [0.1, 0.1, 0.1, 0.1],
+        [0.01, 0.01, 0.01, 0.01],
+        [0.01, 0.01, 0.01, 0.01],
+    ]
+    # What is written of an epoch does not change, so neither does anything else.
+    assert rates(epochs) == [1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]
+
+
+def test_every_transition_has_its_warm_up_and_extra_epochs_are_part_of_it() -> None:
+    schedule = Schedule(RULES, 3, At((2, 4)), ExtraTraining(most=1), warmup=2)
+    assert table(trained(schedule, [0.1]), 2) == [
+        *([1, 1], [1, 1]),
+        *([0.25, 0.5], [0.75, 1]),
+        [0.25, 0.5],  # extra
+        *([0.075, 0.1], [0.1, 0.1]),
+        *([0.01, 0.01], [0.01, 0.01]),
+    ]
+
+
+def test_without_transitions_there_is_no_warm_up() -> None:
+    assert table(trained(Schedule(RULES, 1, warmup=3), [0.1]), 2)[0] == [1, 1]
+    with pytest.raises(FxscaleError, match="a warm-up takes 0 epochs or more; found -1"):
+        Schedule(RULES, 2, At((3,)), warmup=-1)
+
+
 def test_extra_training_holds_the_rate_until_accuracy_drops() -> None:
     # Resized right before the drop (as in section 5.2). Target epochs: 0.5 0.6 0.7 0.65, a drop.
     accuracies = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.65, 0.8]

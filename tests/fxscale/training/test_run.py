@@ -165,6 +165,30 @@ def test_resumed_runs_end_bit_for_bit_the_same(variant: str, tmp_path: Path) -> 
     assert [c.state_hash for c in resumed.changes] == [c.state_hash for c in whole.changes]
 
 
+def test_a_crash_in_the_warm_up(tmp_path: Path) -> None:
+    """The transition comes after 8 steps, the warm-up takes the 6 steps after it."""
+    changes = {"warmup_after_resize": 1.5, "checkpoint_every": "1 step", "log_every": 1}
+    whole = run(tmp_path / "whole", **changes)
+    with pytest.raises(CrashError):
+        run(tmp_path / "broken", CrashAt(11), **changes)
+    resumed = run(tmp_path / "broken", resume=True, **changes)
+
+    assert same(whole.network, resumed.network)
+    assert without_times(resumed.epochs) == without_times(whole.epochs)
+    expected = [0.05] * 8 + [0.05 * n / 6 for n in (1, 2, 3, 4)]
+    expected += [0.005 * 5 / 6, 0.005, 0.005, 0.005]
+    for folder in ("whole", "broken"):
+        text = (tmp_path / folder / "metrics.jsonl").read_text()
+        lines = [json.loads(line) for line in text.splitlines()]
+        rates = [line["learning_rate"] for line in lines if line["event"] == "step"]
+        assert rates == pytest.approx(expected)
+    assert [line["steps"] for line in lines if line["event"] == "resumed"] == [10]
+    # It is what the optimizer gets that counts.
+    plain = run(tmp_path / "plain", checkpoint_every="1 step", log_every=1)
+    assert not same(whole.network, plain.network)
+    assert without_times(whole.epochs[:2]) == without_times(plain.epochs[:2])
+
+
 def test_a_crash_in_the_transition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(tmp_path / "whole", checkpoint_every="100 epochs")
 
