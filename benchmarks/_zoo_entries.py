@@ -6,6 +6,7 @@ it. Models are first built on the meta device, where a size costs nothing.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -132,7 +133,9 @@ def _detection(name: str, short: str) -> Entry:
         backbone: nn.Module = detector.backbone
         return backbone
 
-    return Entry(name, _letters(short), (DETECTION_SIZE, DETECTION_SIZE), build)
+    named = re.search(r"3\d\d", short)  # ssd300, ssdlite320: their pyramids ask for that size
+    size = int(named[0]) if named else DETECTION_SIZE
+    return Entry(name, _letters(short), (size, size), build)
 
 
 def _timm_names() -> list[str]:

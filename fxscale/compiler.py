@@ -37,7 +37,8 @@ def downscale(
 
     - `model`: a convolutional network over images `(N, C, *size)` with 1 to 3 spatial axes.
     - `input_size`: pixels of the pre-train network's images, one int, or one per spatial axis.
-        Default: the target size divided by the first layer's factor s (section 3.2.1).
+        Default: the target size divided by the first layer's factor s (section 3.2.1), or, where
+        that is too small, the smallest one that works.
     - `target_size`: pixels of the target's images. Default: the model's config where it carries
         one, else the size that its fully connected interface accepts, else 224.
     - `example_inputs`: the arguments of `model.forward`, for models that take more than one image;

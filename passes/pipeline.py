@@ -190,13 +190,18 @@ def solve(target: Target, size: Size, options: Options, run: Run) -> Solution:
 
 
 def solve_or_suggest(target: Target, size: Size, options: Options, run: Run) -> Solution:
-    """`solve`; where the size is too small, the error names the smallest one that works."""
+    """`solve`; where a size is too small, the smallest one that works is taken, or named.
+
+    It is named where the user chose the size, and where it is the target's.
+    """
     try:
         return solve(target, size, options, run)
     except SizeError as error:
         smallest = _smallest_that_works(target, size, options)
         if smallest is None:
             raise
+        if options.input_size is None and smallest != target.size:
+            return solve(target, smallest, options, run)
         written = smallest[0] if len(set(smallest)) == 1 else smallest
         raise SizeError(f"{error}; the smallest input_size that works is {written}") from error
 

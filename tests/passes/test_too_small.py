@@ -70,6 +70,21 @@ def test_the_smallest_size_that_works_is_named(name: str) -> None:
     assert runs(small, smallest)  # a batch of one image, in train mode
 
 
+def test_the_smallest_size_that_works_is_the_default_where_the_paper_s_is_too_small() -> None:
+    model = Normalised(nn.BatchNorm2d(4))  # 7 / 1.5 is 5, which leaves 2 pixels of 5, and then one
+    with pytest.raises(SizeError, match="the smallest input_size that works is 6"):
+        fxscale.downscale(model, 5, target_size=7)
+    small = fxscale.downscale(model, target_size=7)
+    assert small.plan.pretrain_size == (6, 6)
+    assert runs(small, 6)
+
+
+def test_no_default_shrinks_nothing() -> None:
+    two_pixels = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 7), nn.BatchNorm2d(2))
+    with pytest.raises(SizeError, match="the smallest input_size that works is 10"):
+        fxscale.downscale(two_pixels, target_size=10, keep=("*",))
+
+
 def test_groups_of_several_channels_have_a_spread() -> None:
     small = fxscale.downscale(Normalised(nn.GroupNorm(2, 4)), 4, target_size=8)
     assert small.plan.feature_maps[-1].pretrain_size == (1, 1)
