@@ -190,9 +190,9 @@ def solve(target: Target, size: Size, options: Options, run: Run) -> Solution:
 
 
 def solve_or_suggest(target: Target, size: Size, options: Options, run: Run) -> Solution:
-    """`solve`; where a size is too small, the smallest one that works is taken, or named.
+    """`solve`; the smallest size that works replaces a default that is too small.
 
-    It is named where the user chose the size, and where it is the target's.
+    Where the user chose the size, the error names it.
     """
     try:
         return solve(target, size, options, run)
@@ -200,7 +200,7 @@ def solve_or_suggest(target: Target, size: Size, options: Options, run: Run) -> 
         smallest = _smallest_that_works(target, size, options)
         if smallest is None:
             raise
-        if options.input_size is None and smallest != target.size:
+        if options.input_size is None:
             return solve(target, smallest, options, run)
         written = smallest[0] if len(set(smallest)) == 1 else smallest
         raise SizeError(f"{error}; the smallest input_size that works is {written}") from error

@@ -79,12 +79,6 @@ def test_the_smallest_size_that_works_is_the_default_where_the_paper_s_is_too_sm
     assert runs(small, 6)
 
 
-def test_no_default_shrinks_nothing() -> None:
-    two_pixels = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 7), nn.BatchNorm2d(2))
-    with pytest.raises(SizeError, match="the smallest input_size that works is 10"):
-        fxscale.downscale(two_pixels, target_size=10, keep=("*",))
-
-
 def test_groups_of_several_channels_have_a_spread() -> None:
     small = fxscale.downscale(Normalised(nn.GroupNorm(2, 4)), 4, target_size=8)
     assert small.plan.feature_maps[-1].pretrain_size == (1, 1)
