@@ -147,7 +147,7 @@ def _estimating(network: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
         for module, mode in modes:
             module.training = mode
         for norm, forward in zip(synced, forwards, strict=True):
-            del norm.forward
+            norm.__dict__.pop("forward", None)
             if forward is not None:  # somebody's own
                 norm.__dict__["forward"] = forward
         for norm, momentum, saved in zip(norms, momenta, statistics, strict=True):

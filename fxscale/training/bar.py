@@ -34,6 +34,9 @@ class Bar(observers.TrainingObserver):
         self._task = self._bar.add_task("", total=total, completed=progress.step)
         self._bar.start()
 
+    def compiled(self, size: int, seconds: float) -> None:
+        self.console.print(f"torch.compile for {size} px: {seconds:.2f} s")
+
     def step(self) -> None:
         self._in_epoch += 1
         self._bar.advance(self._task)

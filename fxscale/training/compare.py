@@ -203,7 +203,7 @@ def compare(
                     observers=observers(f"seed {seed} · {variant.name}"),
                     fabric=fabric,
                 )
-                history = History(seed, result.epochs, result.changes)
+                history = History(seed, result.epochs, result.changes, result.compile_seconds)
                 if fabric.is_global_zero:
                     _write(folder, seeded, history)
             histories[variant.key].append(history)

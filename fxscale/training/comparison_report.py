@@ -136,9 +136,10 @@ def _page(
 </table>
 <p class="note">{escape(_caption(comparison))}; all runs of a seed start from the same weights and
 see the images in the same order. The best accuracy is that of the network that the run ended with,
-and the epoch is the one it was reached in. Times are those of training and of transitions;
-evaluations are left out. "At median epoch times" is the time saved had every epoch of a phase taken
-the phase's median time. Progressive resizing trains the unchanged network on small images first.
+and the epoch is the one it was reached in. Times are those of training, of transitions and of
+<code>torch.compile</code>; evaluations are left out. "At median epoch times" is the time saved had
+every epoch of a phase taken the phase's median time. Progressive resizing trains the unchanged
+network on small images first.
 Thin lines: networks before the last transition. Rings: right after a transition. Bands: from the
 lowest to the highest seed.</p>
 {left_out}

@@ -15,12 +15,14 @@ from fxscale.training.progress import EpochResult, PhaseChange
 class History:
     """What a finished run went through, and figures of it.
 
-    Seconds are those of training and of transitions; evaluations are left out.
+    Seconds are those of training, of transitions and of `torch.compile` (that of the first network
+    is `compile_seconds`); evaluations are left out.
     """
 
     seed: int
     epochs: tuple[EpochResult, ...]
     changes: tuple[PhaseChange, ...]
+    compile_seconds: float = 0.0
 
     @property
     def best(self) -> EpochResult:
@@ -48,11 +50,13 @@ class History:
             phase: median(epoch.seconds for epoch in self.epochs if epoch.phase == phase)
             for phase in {epoch.phase for epoch in self.epochs}
         }
-        return sum(paces[e.phase] for e in self.epochs) + sum(c.seconds for c in self.changes)
+        training = sum(paces[epoch.phase] for epoch in self.epochs)
+        return self.compile_seconds + training + sum(c.seconds for c in self.changes)
 
     def elapsed(self) -> list[float]:
-        """Seconds at the end of each epoch; a transition counts where it falls."""
+        """Seconds at the end of each epoch; what falls before it is part of them."""
         times = [epoch.seconds for epoch in self.epochs]
+        times[0] += self.compile_seconds
         for change in self.changes:
             times[change.epoch] += change.seconds
         return list(accumulate(times))
@@ -68,4 +72,5 @@ class History:
             entry["seed"],
             tuple(EpochResult(**epoch) for epoch in entry["epochs"]),
             tuple(PhaseChange(**change) for change in entry["changes"]),
+            entry.get("compile_seconds", 0.0),  # older files have none
         )

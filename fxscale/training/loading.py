@@ -175,6 +175,13 @@ class Loader:
         """Optimizer steps in an epoch."""
         return len(self.pictures) // self.batch_size
 
+    @property
+    def evaluation_batches(self) -> list[int]:
+        """The different numbers of images in this process's batches of `evaluation`."""
+        rank, processes = self.share
+        whole, rest = divmod(len(range(rank, len(self.pictures), processes)), self._micro)
+        return [self._micro] * (whole > 0) + [rest] * (rest > 0)
+
     def epoch(
         self, number: int, size: int, *, first: int = 0, last: int | None = None
     ) -> Iterator[Batch]:

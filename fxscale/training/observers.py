@@ -52,6 +52,12 @@ class TrainingObserver:
     def started(self, plan: Plan, progress: Progress) -> None:
         """A run begins, or goes on from `progress`."""
 
+    def compiled(self, size: int, seconds: float) -> None:
+        """By `torch.compile`, for images of `size`: the network that the run begins with.
+
+        At a resumption once more. What a transition leads to is compiled in it: `PhaseChange`.
+        """
+
     def step(self) -> None:
         """An optimizer step is done."""
 
@@ -92,6 +98,9 @@ class JsonLines(TrainingObserver):
         self._steps = progress.steps
         if progress.steps:
             self._write("resumed", {})
+
+    def compiled(self, size: int, seconds: float) -> None:
+        self._write("compiled", {"size": size, "seconds": seconds})
 
     def step(self) -> None:
         self._steps += 1
@@ -138,6 +147,9 @@ class TensorBoard(TrainingObserver):
         self._writer = SummaryWriter(str(self.folder), purge_step=progress.steps + 1)
         self._steps = progress.steps
 
+    def compiled(self, size: int, seconds: float) -> None:
+        self._add("compile/seconds", seconds)
+
     def step(self) -> None:
         self._steps += 1
 
@@ -154,6 +166,7 @@ class TensorBoard(TrainingObserver):
 
     def change(self, change: PhaseChange) -> None:
         self._add("transition/seconds", change.seconds)
+        self._add("compile/seconds", change.compile_seconds)
         self._add("transition/accuracy_before", change.before)
         self._add("transition/accuracy_after", change.after)
 
@@ -175,6 +188,10 @@ class Several(TrainingObserver):
     def started(self, plan: Plan, progress: Progress) -> None:
         for observer in self.observers:
             observer.started(plan, progress)
+
+    def compiled(self, size: int, seconds: float) -> None:
+        for observer in self.observers:
+            observer.compiled(size, seconds)
 
     def step(self) -> None:
         for observer in self.observers:

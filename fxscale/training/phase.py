@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -117,25 +117,32 @@ def set_up(
     return Phase(number, size, network, optimizer, wrapped, wrapped_optimizer, average, evaluated)
 
 
-def compile_now(phase: Phase, fabric: Fabric, settings: Settings, classes: int) -> float:
-    """Compiles for training and for evaluation, on images of noise; returns the seconds it took.
+def compile_now(
+    phase: Phase, fabric: Fabric, settings: Settings, evaluation_batches: Sequence[int]
+) -> float:
+    """Compiles for training and for evaluation; returns the seconds that it took.
 
-    Without it the first steps would take that time, and spoil what is measured of them. Nothing
-    of the network's state changes.
+    That is a first step (without the optimizer's part) and a first evaluation, on noise, for every
+    number of images that an evaluation's batches have. Without it the first steps would take that
+    time, and spoil what is measured of them. Nothing of the network's state changes.
     """
     if not settings.compile:
         return 0.0
     started = time.perf_counter()
     micro = settings.batch_size // settings.accumulate // fabric.world_size
-    images = to_device(torch.randn(micro, 3, phase.size, phase.size), fabric, settings)
+
+    def noise(count: int) -> Tensor:
+        return to_device(torch.randn(count, 3, phase.size, phase.size), fabric, settings)
+
     labels = torch.zeros(micro, dtype=torch.int64, device=fabric.device)
     with torch.random.fork_rng(), _buffers_kept(phase.network):
         phase.wrapped.train()
-        fabric.backward(F.cross_entropy(phase.wrapped(images), labels))
+        fabric.backward(F.cross_entropy(phase.wrapped(noise(micro)), labels))
         phase.optimizer.zero_grad()
         phase.evaluated.eval()
         with torch.no_grad(), fabric.autocast():
-            phase.evaluated(images)
+            for count in evaluation_batches:
+                phase.evaluated(noise(count))
     if fabric.device.type == "cuda":
         torch.cuda.synchronize(fabric.device)
     return time.perf_counter() - started

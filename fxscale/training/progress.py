@@ -39,7 +39,7 @@ class PhaseChange:
     - `mapping_seconds`: compiling the next network by fxscale, weights and optimizer state through
       the maps, wrapping for the devices.
     - `batchnorm_seconds`: re-estimating BatchNorm, images loaded included.
-    - `compile_seconds`: `torch.compile`; 0 without it.
+    - `compile_seconds`: `torch.compile`, the first step and evaluation on noise; 0 without it.
     - `before`, `after`: accuracy on the test images, each at its own size, from 0 to 1.
     - `state_hash`: SHA-256 of the new network's weights and buffers, the same on every process.
     """
@@ -71,6 +71,7 @@ class Progress:
     - `loss`: sum over those `step` steps of the mean loss, up to the last look at it, and
       `pending`, the sum since then.
     - `seconds`: training time of that epoch so far; `unreadable`: images of it.
+    - `compile_seconds`: `torch.compile` of the first network, at the beginning of the run.
     """
 
     results: list[EpochResult] = field(default_factory=list)
@@ -81,6 +82,7 @@ class Progress:
     pending: float = 0.0
     seconds: float = 0.0
     unreadable: int = 0
+    compile_seconds: float = 0.0
 
     @property
     def accuracies(self) -> list[float]:

@@ -41,6 +41,7 @@ class TrainingResult:
     **Attributes:**
 
     - `epochs`, `changes`: all of them, those before a resumption included.
+    - `compile_seconds`: `torch.compile` of the first network; 0 without it.
     - `network`: the last phase's; the moving average's weights where there is one.
     - `folder`: with `weights.safetensors`, `metrics.jsonl` and `checkpoints/`.
     """
@@ -49,6 +50,7 @@ class TrainingResult:
     changes: tuple[PhaseChange, ...]
     network: nn.Module
     folder: Path
+    compile_seconds: float = 0.0
 
     @property
     def best(self) -> EpochResult:
@@ -57,8 +59,9 @@ class TrainingResult:
 
     @property
     def seconds(self) -> float:
-        """Training time and the transitions', without evaluations."""
-        return sum(e.seconds for e in self.epochs) + sum(c.seconds for c in self.changes)
+        """Of training, transitions and `torch.compile`, without evaluations."""
+        training = sum(epoch.seconds for epoch in self.epochs)
+        return self.compile_seconds + training + sum(c.seconds for c in self.changes)
 
 
 def train(
@@ -159,8 +162,12 @@ class _Run:
         self._agree(checkpoint)
         if checkpoint is not None:
             self.progress = Progress.from_dict(checkpoint.document["progress"])
-        self.phase = self._enter(0 if checkpoint is None else checkpoint.document["phase"])
-        if checkpoint is not None:
+        self.phase, compiling = self._enter(
+            0 if checkpoint is None else checkpoint.document["phase"]
+        )
+        if checkpoint is None:
+            self.progress.compile_seconds = compiling
+        else:
             self.phase.load(checkpoint)
         self.observer.started(
             Plan(
@@ -171,6 +178,8 @@ class _Run:
             ),
             self.progress,
         )
+        if self.settings.compile:
+            self.observer.compiled(self.phase.size, compiling)
         while epoch := self.schedule.next_epoch(self.progress.accuracies):
             if epoch.phase != self.phase.number:
                 self._change(epoch)
@@ -188,12 +197,13 @@ class _Run:
                 f"{sorted(found)}): it must be one folder that all machines share"
             )
 
-    def _enter(self, number: int) -> Phase:
+    def _enter(self, number: int) -> tuple[Phase, float]:
+        """A phase that no transition leads to, and the seconds that `torch.compile` took."""
         network = place(self.networks[number], self.fabric, self.settings)
         optimizer = optimizer_for(network, self.settings)
         phase = set_up(number, network, optimizer, self.fabric, self.settings)
-        compile_now(phase, self.fabric, self.settings, len(self.source.classes))
-        return phase
+        batches = self.test_loader.evaluation_batches
+        return phase, compile_now(phase, self.fabric, self.settings, batches)
 
     def _change(self, epoch: Epoch) -> None:
         before = self.phase.number
@@ -353,7 +363,11 @@ class _Run:
             save_weights(self.store.weights, network.state_dict(), plan)
         self.fabric.barrier()
         return TrainingResult(
-            tuple(self.progress.results), tuple(self.progress.changes), network, self.store.folder
+            tuple(self.progress.results),
+            tuple(self.progress.changes),
+            network,
+            self.store.folder,
+            self.progress.compile_seconds,
         )
 
 

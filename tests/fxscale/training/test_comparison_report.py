@@ -71,6 +71,11 @@ def test_elapsed_counts_transitions_where_they_fall() -> None:
     assert History.from_dict(json.loads(json.dumps(resized.to_dict()))) == resized
     slow = history(0, "011", [1.0, 3.0, 9.0], [0.1, 0.2, 0.3])
     assert slow.steady_seconds == 1.0 + 6.0 + 6.0 + 1.0
+    compiled = replace(resized, compile_seconds=2.0)
+    assert compiled.elapsed() == [3.0, 7.0, 10.0]
+    assert compiled.steady_seconds == resized.steady_seconds + 2.0
+    older = {key: v for key, v in compiled.to_dict().items() if key != "compile_seconds"}
+    assert History.from_dict(older) == resized
 
 
 @pytest.mark.parametrize(("shift", "kept"), [(0.0, True), (-0.014, True), (-0.015, False)])

@@ -75,10 +75,11 @@ def test_workers_serve_all_sizes_and_survive_a_pass_that_is_given_up() -> None:
 @pytest.mark.parametrize("processes", [1, 3, 4])
 def test_every_test_image_is_evaluated_once(processes: int) -> None:
     pictures = source(test=31).test
-    shares = [
-        loader(pictures, share=Share(r, processes), replace=False).evaluation(24)
-        for r in range(processes)
-    ]
+    loaders = [loader(pictures, share=Share(r, processes), replace=False) for r in range(processes)]
+    shares = [list(each.evaluation(24)) for each in loaders]
+    for each, share in zip(loaders, shares, strict=True):
+        counts = dict.fromkeys(len(batch.labels) for batch in share)  # without repetitions
+        assert each.evaluation_batches == list(counts)
     found = images([batch for share in shares for batch in share])
     expected = torch.stack([pictures.read(i) for i in range(31)])
     assert found.shape == expected.shape

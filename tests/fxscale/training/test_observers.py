@@ -47,6 +47,7 @@ def test_everything_is_told(tmp_path: Path) -> None:
     path, output = tmp_path / "metrics.jsonl", io.StringIO()
     observer = Several([JsonLines(path), Bar(Console(file=output, width=200))])
     observer.started(PLAN, Progress())
+    observer.compiled(17, 12.5)
     observer.step()
     observer.report(REPORT)
     observer.unreadable(["a.png: OSError: cut off [x]"])
@@ -56,14 +57,17 @@ def test_everything_is_told(tmp_path: Path) -> None:
     observer.closed()
 
     assert [x["event"] for x in lines(path)] == [
+        "compiled",
         "step",
         "unreadable",
         "epoch",
         "transition",
         "checkpoint",
     ]
-    assert lines(path)[3]["seconds"] == 0.75
+    assert (lines(path)[0]["size"], lines(path)[0]["seconds"]) == (17, 12.5)
+    assert lines(path)[4]["seconds"] == 0.75
     text = output.getvalue()
+    assert "torch.compile for 17 px: 12.50 s" in text
     assert "unreadable: a.png: OSError: cut off [x]" in text
     assert "epoch   1 · 17 px" in text
     assert "accuracy 75.00 % · 0.5 s · 160 images/s · 2 images unreadable" in text
@@ -93,6 +97,7 @@ def test_tensorboard(tmp_path: Path) -> None:
     for first, loss in ((0, 0.7), (2, 0.5)):  # the second run is resumed after two steps
         observer = TensorBoard(tmp_path)
         observer.started(PLAN, Progress(steps=first))
+        observer.compiled(17, 12.5)
         for _ in range(3):
             observer.step()
             observer.report(replace(REPORT, loss=loss))
@@ -104,6 +109,9 @@ def test_tensorboard(tmp_path: Path) -> None:
     losses = [(e.step, round(e.value, 3)) for e in found.Scalars("train/loss")]
     assert losses == [(1, 0.7), (2, 0.7), (3, 0.5), (4, 0.5), (5, 0.5)]
     assert found.Scalars("transition/seconds")[-1].value == 0.75
+    # The first run's transition, after step 3, is not that of the resumed one.
+    compiled = [(e.step, e.value) for e in found.Scalars("compile/seconds")]
+    assert compiled == [(0, 12.5), (2, 12.5), (5, 0.0)]
 
 
 def test_progress_goes_through_json() -> None:

@@ -19,7 +19,7 @@ import fxscale
 from fxscale.errors import CheckpointError, DataError, DivergenceError, FxscaleError
 from fxscale.training import change
 from fxscale.training.observers import TrainingObserver
-from fxscale.training.progress import EpochResult
+from fxscale.training.progress import EpochResult, PhaseChange
 from fxscale.training.randomness import ORDER, derive
 from fxscale.training.run import TrainingResult, train
 from tests.fxscale.training.small_runs import (
@@ -370,6 +370,46 @@ def test_compiled_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     # As torch.compile does it, up to the code that it writes in the end, which takes a minute.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     compare_with_compiled(tmp_path)
+
+
+def test_what_compiling_costs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it: nothing is compiled later, not for the smaller last batch of an evaluation."""
+    calls = []
+
+    def slow(graph: torch.fx.GraphModule, inputs: object) -> nn.Module:
+        calls.append(time.sleep(0.05))
+        return graph
+
+    class Calls(TrainingObserver):
+        def __init__(self) -> None:
+            self.seen: list[tuple[str, int]] = []
+
+        def compiled(self, size: int, seconds: float) -> None:
+            self.seen.append(("compiled", len(calls)))
+
+        def change(self, change: PhaseChange) -> None:
+            self.seen.append(("change", len(calls)))
+
+        def epoch(self, result: EpochResult, outlook: object) -> None:
+            self.seen.append(("epoch", len(calls)))
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=slow))
+    observer = Calls()
+    result = run(tmp_path, observer, compile=True, epochs=2, milestones=(), resize_at="1")
+
+    (_, first), (_, trained), (_, second), (_, end) = observer.seen
+    assert [event for event, _ in observer.seen] == ["compiled", "epoch", "change", "epoch"]
+    # In train and in eval mode, and for batches of 16 and of 14 images.
+    assert trained == first >= 3
+    assert end == second >= first + 3
+    lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    told = next(line for line in lines if line["event"] == "compiled")
+    changed = next(line for line in lines if line["event"] == "transition")
+    assert (told["size"], told["steps"]) == (17, 0)
+    assert told["seconds"] == result.compile_seconds >= 0.05 * first
+    assert changed["compile_seconds"] >= 0.05 * (second - first)
+    parts = [told["seconds"], changed["seconds"], *(epoch.seconds for epoch in result.epochs)]
+    assert result.seconds == pytest.approx(sum(parts))
 
 
 @pytest.mark.nightly
