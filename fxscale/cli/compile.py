@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import nn
-from torch.fx import GraphModule
 
 from fxscale.cli.options import parse_kernels, parse_size
 from fxscale.errors import StateMismatchError
+from fxscale.pretrain_network import PretrainNetwork
+
+
+class Compiled(NamedTuple):
+    """A target network, which is never changed, and the pre-train network made of it."""
+
+    target: nn.Module
+    network: PretrainNetwork
 
 
 def compiled(
@@ -21,25 +28,38 @@ def compiled(
     *,
     init: Literal["fan", "resample"] = "fan",
     weights: Path | None = None,
-) -> GraphModule:
-    """The pre-train network of the model called `model`, its options as written on a command line.
+    quiet: bool = False,
+) -> Compiled:
+    """The networks of the model called `model`, the options as written on a command line.
 
     `weights`: a safetensors file with the target's state, loaded before the model is compiled.
+    `quiet`: without a bar.
     """
     # Options first: a mistyped one is told at once, and not after a large model is built.
     small = None if input_size is None else parse_size(input_size)
     large = None if target_size is None else parse_size(target_size)
     policy = parse_kernels(kernels)
 
-    import fxscale
-    from fxscale.models import registry
+    from fxscale.cli.progress import ShownPasses, steps
 
-    target = registry.create(model)
-    if weights is not None:
-        load_into(target, weights)
-    return fxscale.downscale(
-        target, small, target_size=large, kernels=policy, keep=tuple(keep or ()), init=init
-    )
+    with steps(1 + ShownPasses.COUNT, quiet=quiet) as shown:
+        shown(f"build {model}")
+        import fxscale
+        from fxscale.models import registry
+
+        target = registry.create(model)
+        if weights is not None:
+            load_into(target, weights)
+        network = fxscale.downscale(
+            target,
+            small,
+            target_size=large,
+            kernels=policy,
+            keep=tuple(keep or ()),
+            init=init,
+            timings=ShownPasses(shown),
+        )
+    return Compiled(target, network)
 
 
 def load_into(target: nn.Module, weights: Path) -> None:
@@ -50,6 +70,7 @@ def load_into(target: nn.Module, weights: Path) -> None:
     try:
         target.load_state_dict(state)
     except RuntimeError as error:
+        reason = " ".join(str(error).split())  # torch's message has several lines
         raise StateMismatchError(
-            f"{weights} holds other weights than the model: {error}"
+            f"{weights} holds other weights than the model: {reason}"
         ) from error

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fxscale.cli.options import Debug, InputSize, Keep, KernelPolicy, Model, Quiet, TargetSize
+from fxscale.cli.options import (
+    AsJson,
+    Debug,
+    InputSize,
+    Keep,
+    KernelPolicy,
+    Model,
+    Quiet,
+    TargetSize,
+)
 
 
 class Init(StrEnum):
@@ -43,6 +53,7 @@ def downscale(
             "resample: for trained weights, maps them down."
         ),
     ] = Init.fan,
+    as_json: AsJson = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -56,10 +67,26 @@ def downscale(
     from fxscale.upscale import plan_of
     from fxscale.weights import save_weights
 
-    small = compiled(
-        model, input_size, target_size, kernels, keep, init=init.value, weights=weights
+    _, small = compiled(
+        model,
+        input_size,
+        target_size,
+        kernels,
+        keep,
+        init=init.value,
+        weights=weights,
+        quiet=quiet,
     )
     plan = plan_of(small)
     save_weights(output, small.state_dict(), plan)
-    if not quiet:
+    if as_json:
+        content = {
+            "file": str(output),
+            "model": plan.model,
+            "target_size": plan.target_size,
+            "pretrain_size": plan.pretrain_size,
+            "mac_ratio": plan.mac_ratio,
+        }
+        typer.echo(json.dumps(content))
+    elif not quiet:
         typer.echo(f"wrote {output}: {plan.model}, MAC ratio {plan.mac_ratio:.2f}")

@@ -83,7 +83,7 @@ def onnx(
     if target:
         network = registry.create(model)
     else:
-        network = compiled(model, input_size, target_size, kernels, keep)
+        network = compiled(model, input_size, target_size, kernels, keep, quiet=quiet).network
     if weights is not None:
         load_into(network, weights)
     elif check is not None:

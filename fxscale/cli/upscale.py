@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fxscale.cli.options import Debug, Quiet
+from fxscale.cli.options import AsJson, Debug, Quiet
 
 
 class Interpolation(StrEnum):
@@ -42,6 +43,7 @@ def upscale(
     interpolation: Annotated[
         Interpolation, typer.Option(help="bilinear is the paper's.")
     ] = Interpolation.bicubic,
+    as_json: AsJson = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -54,16 +56,30 @@ def upscale(
 
         fxscale upscale small.safetensors -o full.safetensors
     """
+    from fxscale.cli.progress import steps
     from fxscale.plan import ScalePlan
     from fxscale.upscale import upscale_state
     from fxscale.weights import load_scaled_weights, load_weights, save_weights
 
-    if plan is None:
-        state, found = load_scaled_weights(weights)
-    else:
-        state, found = load_weights(weights)[0], ScalePlan.load(plan)
-    full = upscale_state(found, state, interpolation=interpolation.value)
-    save_weights(output, full)
-    if not quiet:
-        resized = sum(entry.pretrain_shape != entry.target_shape for entry in found.state)
+    with steps(3, quiet=quiet) as shown:
+        shown(f"read {weights}")
+        if plan is None:
+            state, found = load_scaled_weights(weights)
+        else:
+            state, found = load_weights(weights)[0], ScalePlan.load(plan)
+        shown("map the weights")
+        full = upscale_state(found, state, interpolation=interpolation.value)
+        shown(f"write {output}")
+        save_weights(output, full)
+    resized = sum(entry.pretrain_shape != entry.target_shape for entry in found.state)
+    if as_json:
+        content = {
+            "file": str(output),
+            "model": found.model,
+            "target_size": found.target_size,
+            "entries": len(full),
+            "resized": resized,
+        }
+        typer.echo(json.dumps(content))
+    elif not quiet:
         typer.echo(f"wrote {output}: {found.model}, {resized} of {len(full)} entries resized")
