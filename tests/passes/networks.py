@@ -125,6 +125,14 @@ def assert_same_outputs(small: nn.Module, by_hand: nn.Module, image: Tensor) -> 
     assert isinstance(expected, Tensor)
 
 
+def assert_identical_at_its_own_size(model: nn.Module, size: int) -> fxscale.PretrainNetwork:
+    """Assert that with nothing scaled the compiled network is the model bit for bit."""
+    same = fxscale.downscale(model, size, target_size=size, kernels={})
+    image = torch.randn(2, 3, size, size)
+    assert torch.equal(same(image), model(image))
+    return same
+
+
 def gradients_reach_every_parameter(small: nn.Module, image: Tensor) -> None:
     """Assert that one backward pass leaves a finite gradient on every parameter."""
     small(image).square().sum().backward()

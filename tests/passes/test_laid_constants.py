@@ -10,7 +10,12 @@ import torch
 from torch import Tensor, nn
 
 import fxscale
-from tests.passes.networks import annotated, assert_same_outputs, layout
+from tests.passes.networks import (
+    annotated,
+    assert_identical_at_its_own_size,
+    assert_same_outputs,
+    layout,
+)
 from tests.passes.ops.test_constant import on_rows
 
 Body = Callable[[Any, Tensor], Tensor]
@@ -75,10 +80,7 @@ def test_constants_follow_the_axes_that_they_meet_later(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_same_size_is_the_target_bit_for_bit(name: str) -> None:
-    model = Mixed(CASES[name][0])
-    same = fxscale.downscale(model, LARGE, target_size=LARGE, kernels={})
-    images = torch.randn(2, 3, LARGE, LARGE)
-    assert torch.equal(same(images), model(images))
+    assert_identical_at_its_own_size(Mixed(CASES[name][0]), LARGE)
 
 
 def test_state_is_resized_itself() -> None:

@@ -11,7 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxscale
-from tests.passes.networks import assert_same_outputs, gradients_reach_every_parameter
+from tests.passes.networks import (
+    assert_identical_at_its_own_size,
+    assert_same_outputs,
+    gradients_reach_every_parameter,
+)
 from tests.passes.ops.test_constant import on_rows
 
 Body = Callable[[Any, Tensor], Tensor]
@@ -102,10 +106,7 @@ def test_a_distance_on_the_image_keeps_its_entry(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_same_size_is_the_target_bit_for_bit(name: str) -> None:
-    model = Positions(CASES[name][0])
-    same = fxscale.downscale(model, LARGE, target_size=LARGE, kernels={})
-    images = torch.randn(2, 3, LARGE, LARGE)
-    assert torch.equal(same(images), model(images))
+    assert_identical_at_its_own_size(Positions(CASES[name][0]), LARGE)
 
 
 def test_gradients_reach_the_table() -> None:
