@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,32 @@ ROOT = Path(__file__).resolve().parent.parent
 def environment() -> dict[str, str]:
     """For children: the checkout on their path, one thread each."""
     return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def torchrun(count: int, *arguments: str) -> subprocess.Popen[str]:
+    """Starts `torchrun --nproc-per-node count` on a program or on `-m module`; see `finish`."""
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *(f"--nproc-per-node={count}", *arguments),
+        ],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # so that all of them can be ended together
+    )
+
+
+def finish(process: subprocess.Popen[str], limit: float) -> tuple[int, str]:
+    """Exit code and output; every process of it is dead afterwards, whatever happened."""
+    try:
+        output, _ = process.communicate(timeout=limit)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return process.returncode, output
 
 
 def run_together(program: Path, count: int, *arguments: str, limit: float = 120) -> list[str]:

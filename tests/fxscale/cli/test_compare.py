@@ -11,11 +11,11 @@ from statistics import mean, stdev
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from fxscale.cli.app import app
+from tests.fxscale.cli.small_images import write_images
 
 runner = CliRunner()
 
@@ -36,17 +36,7 @@ KEYS = ["target", "pretrain", "progressive-1", "resized-1", "resized-2"]
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of small grey pictures, brighter in one class than in the other."""
-    root = tmp_path_factory.mktemp("images")
-    generator = torch.Generator().manual_seed(0)
-    for split, count in (("train", 20), ("val", 8)):
-        for label in range(2):
-            folder = root / split / f"class{label}"
-            folder.mkdir(parents=True)
-            for number in range(count):
-                pixels = torch.randint(60, (28, 28), generator=generator) + 120 * label
-                Image.fromarray(pixels.byte().numpy()).save(folder / f"{number}.png")
-    return root
+    return write_images(tmp_path_factory.mktemp("images"), train=20, test=8)
 
 
 def command(images: Path, folder: Path, *more: str, model: str = "pooled") -> list[str]:

@@ -1,4 +1,4 @@
-"""Progressive resizing, which changes the size of the images alone, against a plain loop."""
+"""Progressive resizing against a plain loop, and what every change of phase makes sure of."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxscale
+from fxscale.errors import FxscaleError
+from fxscale.training import change
 from fxscale.training.randomness import ORDER, derive
 from fxscale.training.run import train
 from tests.fxscale.training.small_runs import Pooled, same, settings, squares, unshifted
@@ -111,3 +113,20 @@ def test_compiled_networks_are_compiled_for_each_size(
     )
     assert {type(length) for length in compiled} == {int}  # not symbols for any size
     assert set(compiled) == {5, 17, 24}  # 5: the first kernel
+
+
+def test_processes_with_different_weights_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(change, "gathered", lambda fabric, value: [value, value, "another"])
+    with pytest.raises(
+        FxscaleError, match="left different weights on the 3 processes: 2 different"
+    ):
+        train(
+            settings(epochs=2, milestones=(), resize_at="1"),
+            tmp_path,
+            source=unshifted(squares()),
+            factory=Pooled,
+            accelerator="cpu",
+        )
+    assert not (tmp_path / "weights.safetensors").exists()

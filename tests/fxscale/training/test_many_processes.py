@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ import pytest
 from fxscale.training.observers import TrainingObserver
 from fxscale.training.run import train
 from tests.fxscale.training.small_runs import Tiny, settings, source
-from tests.processes import environment
+from tests.processes import finish, torchrun
 
 PROGRAM = """
 import json, sys
@@ -58,32 +57,7 @@ def train_here(output: str | Path, options: dict[str, Any]) -> None:
 def start(folder: Path, count: int, **options: Any) -> subprocess.Popen[str]:
     program = folder / "program.py"
     program.write_text(PROGRAM)
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    return subprocess.Popen(
-        [
-            sys.executable,
-            *launcher,
-            str(program),
-            str(folder / "run"),
-            json.dumps(options),
-        ],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,  # so that all of them can be ended together
-    )
-
-
-def finish(process: subprocess.Popen[str], limit: float) -> tuple[int, str]:
-    """Exit code and output; every process of it is dead afterwards, whatever happened."""
-    try:
-        output, _ = process.communicate(timeout=limit)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    return process.returncode, output
+    return torchrun(count, str(program), str(folder / "run"), json.dumps(options))
 
 
 def run(folder: Path, count: int, **options: Any) -> list[dict[str, Any]]:
