@@ -22,8 +22,11 @@ from fxscale.training.history import History
 from fxscale.training.plots import LABEL_SIZE, PRETRAIN_COLOUR, TARGET_COLOUR, draw_band, style
 from fxscale.training.runs import percent
 
-_SHADES = {"progressive": "Greens", "resized": "Blues"}
-_THIN: Mapping[str, Any] = {"linewidth": 1.2, "alpha": 0.7}
+_SHADES = {"progressive": ("Greens", 0.9, 0.45), "resized": ("plasma", 0.03, 0.5)}
+"""Colour map of a kind, and where in it the colours of its first and last variant lie."""
+_MOST_DOTS = 30
+"""Of more epochs, single ones are not marked."""
+_THIN: Mapping[str, Any] = {"linewidth": 1.2, "alpha": 0.7, "zorder": 1.8}  # below the others
 _RING: Mapping[str, Any] = {
     "marker": "o",
     "markersize": 7,
@@ -167,7 +170,8 @@ def _draw(axes: Axes, curves: _Curves, colour: str, label: str) -> None:
     y = [mean(100 * curves.runs[n].epochs[e].accuracy for n in there[e]) for e in epochs]
     last = [all(_is_last(curves.runs[n], e) for n in there[e]) for e in epochs]
     begin = last.index(True)
-    axes.plot(x[begin:], y[begin:], color=colour, linewidth=2.4, marker=".", label=label)
+    dots = "." if len(x) <= _MOST_DOTS else None
+    axes.plot(x[begin:], y[begin:], color=colour, linewidth=2.4, marker=dots, label=label)
     if begin:
         axes.plot(x[:begin], y[:begin], color=colour, **_THIN)
     common = min(len(run.epochs) for run in curves.runs)
@@ -200,13 +204,14 @@ def _draw_changes(axes: Axes, curves: _Curves, colour: str) -> None:
 
 
 def _colours(variants: Sequence[Variant]) -> Mapping[str, str]:
-    """Grey the target, orange the pre-train network, greens and blues from early to late."""
+    """Grey the target, orange the pre-train network, greens, and blue to red from early to late."""
     colours = {}
     for variant in variants:
         kin = [other.key for other in variants if other.kind == variant.kind]
         if variant.kind in _SHADES:
-            share = 0.9 - 0.45 * kin.index(variant.key) / max(1, len(kin) - 1)
-            colours[variant.key] = to_hex(colormaps[_SHADES[variant.kind]](share))
+            shades, first, last = _SHADES[variant.kind]
+            place = first + (last - first) * kin.index(variant.key) / max(1, len(kin) - 1)
+            colours[variant.key] = to_hex(colormaps[shades](place))
         else:
             colours[variant.key] = TARGET_COLOUR if variant.kind == "target" else PRETRAIN_COLOUR
     return colours
