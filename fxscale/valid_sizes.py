@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, sqrt
 from typing import Unpack
@@ -20,6 +20,8 @@ from fxscale.plan import Size
 
 SMALLEST, LARGEST = 0.5, 0.9
 """Between these ratios to the target's size: beyond, little is left to learn, or to save."""
+
+Track = Callable[[Sequence[Size]], Iterable[Size]]
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,16 @@ class ValidSize:
         return self.deviation + self.padded + max(0.0, self.max_drift - DRIFT_LIMIT)
 
 
-def valid_sizes(model: nn.Module, **arguments: Unpack[Arguments]) -> tuple[ValidSize, ...]:
+def valid_sizes(
+    model: nn.Module, *, track: Track = iter, **arguments: Unpack[Arguments]
+) -> tuple[ValidSize, ...]:
     """The pre-train input sizes between 0.5 and 0.9 times the target's, the best first.
 
     The model is traced once and its geometry solved for every size of the target's shape: about a
     second for a ResNet. Of equally good sizes, the one nearest to the paper's ratio of 5 / 7 stands
     first. `arguments` are the keyword arguments of `fxscale.downscale`, which takes every size
-    listed unless the model's code itself depends on the size.
+    listed unless the model's code itself depends on the size. `track` gets the sizes that are about
+    to be tried and hands them on one by one, as `tqdm.tqdm` and `rich.progress.track` do.
 
     **Raises:** `UnsupportedModelError` for a model that cannot be compiled, `SizeError` where no
     size works.
@@ -70,7 +75,7 @@ def valid_sizes(model: nn.Module, **arguments: Unpack[Arguments]) -> tuple[Valid
     anchors = _anchors(target.network)
     found: list[ValidSize] = []
     failure: FxscaleError | None = None
-    for size in _sizes(target.size):
+    for size in track(_sizes(target.size)):
         try:
             found.append(_measured(target, anchors, solve(target, size, options, quietly)))
         except (SizeError, UnsupportedModelError) as error:

@@ -38,20 +38,38 @@ def test_the_two_commands_are_those_of_ci() -> None:
     assert commands[1].endswith("pytest")
 
 
-def test_command_lines_are_understood() -> None:
-    group = get_command(app)
-    assert isinstance(group, TyperGroup)
-    lines = [
+def command_lines(page: Path) -> list[list[str]]:
+    """The words behind `fxscale` in every line of a page's shell blocks that begins with it."""
+    return [
         shlex.split(line, comments=True)[1:]
-        for _, source in code_blocks(README, "bash")
+        for _, source in code_blocks(page, "bash")
         for line in source.splitlines()
         if line.startswith("fxscale ")
     ]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/command-line.md"])
+def test_command_lines_are_understood(page: str) -> None:
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    options = {opt for option in group.params for opt in option.opts}
+    lines = command_lines(ROOT / page)
     assert lines
     for name, *arguments in lines:
+        if name in options:
+            continue
         command = group.get_command(Context(group), name)
         assert command is not None, name
         command.make_context(name, arguments, parent=Context(group))  # parses, runs nothing
+
+
+def test_every_command_has_a_line_and_an_example() -> None:
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    page = ROOT / "docs" / "command-line.md"
+    listed = re.findall(r"^\| `([a-z]+)` \|", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(group.commands)
+    assert set(group.commands) <= {name for name, *_ in command_lines(page)}
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])

@@ -34,9 +34,11 @@ class _Commands(TyperGroup):
 
 
 def _explain(error: FxscaleError | OSError) -> str:
+    """In one line, for logs and scripts; the lines of a list are separated by semicolons."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    return str(error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return "; ".join(lines).replace(":; ", ": ")
 
 
 def _print_version(wanted: bool) -> None:
@@ -59,7 +61,7 @@ def _fxscale(
 ) -> None:
     """Train a CNN first as a smaller pre-train network, then go on with the real one.
 
-    Exit codes: 0 done; 1 an error, told in one line on stderr; 2 wrong usage.
+    Exit codes: 0 done; 1 an error, told in one line on stderr; 2 wrong usage; 130 interrupted.
     """
 
 
@@ -67,7 +69,6 @@ app = typer.Typer(
     name="fxscale",
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},

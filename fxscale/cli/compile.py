@@ -70,7 +70,6 @@ def load_into(target: nn.Module, weights: Path) -> None:
     try:
         target.load_state_dict(state)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())  # torch's message has several lines
         raise StateMismatchError(
-            f"{weights} holds other weights than the model: {reason}"
+            f"{weights} holds other weights than the model: {error}"
         ) from error

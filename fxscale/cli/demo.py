@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fxscale.cli.options import Debug, Quiet
+from fxscale.cli.options import AsJson, Debug, Quiet
 from fxscale.errors import FxscaleError
 
 
@@ -20,6 +20,7 @@ def demo(
         Path,
         typer.Option("--output", "-o", metavar="FOLDER", help="Where demo.png and demo.json go."),
     ] = Path("fxscale-demo"),
+    as_json: AsJson = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -44,4 +45,7 @@ def demo(
         raise FxscaleError(
             f"the demo needs the package {error.name!r}: pip install 'fxscale[train]'"
         ) from error
-    run_demo(seeds=seeds, epochs=epochs, output=output, console=Console(quiet=quiet))
+    console = Console(quiet=quiet or as_json)
+    result = run_demo(seeds=seeds, epochs=epochs, output=output, console=console)
+    if as_json:
+        typer.echo(result.figures.read_text(encoding="utf-8"), nl=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from fxscale.passes.pipeline import Timings
 
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 
 class Steps:
@@ -41,6 +42,18 @@ def steps(total: int | None, *, quiet: bool = False) -> Iterator[Steps]:
     )
     with bar:
         yield Steps(bar, total)
+
+
+def tracked(title: str, *, quiet: bool = False) -> Callable[[Sequence[Item]], Iterator[Item]]:
+    """For a loop: a bar over its items."""
+
+    def track(items: Sequence[Item]) -> Iterator[Item]:
+        with steps(len(items), quiet=quiet) as shown:
+            for item in items:
+                shown(title)
+                yield item
+
+    return track
 
 
 class ShownPasses(Timings):

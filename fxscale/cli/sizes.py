@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from fxscale.cli.options import (
+    AsJson,
     Debug,
     Keep,
     KernelPolicy,
     Model,
+    Quiet,
     TargetSize,
     parse_kernels,
     parse_size,
@@ -25,6 +29,8 @@ def sizes(
     count: Annotated[
         int, typer.Option("--count", "-n", min=1, metavar="N", help="How many sizes to list.")
     ] = 20,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """List the pre-train input sizes of a model, the best first.
@@ -40,17 +46,37 @@ def sizes(
     large = None if target_size is None else parse_size(target_size)
     policy = parse_kernels(kernels)
 
-    from fxscale.models import registry
-    from fxscale.valid_sizes import valid_sizes
+    from fxscale.cli.progress import steps, tracked
+    from fxscale.cli.tables import print_table
 
+    with steps(None, quiet=quiet) as shown:
+        shown(f"build {model}")
+        from fxscale.models import registry
+        from fxscale.valid_sizes import valid_sizes
+
+        target = registry.create(model)
     found = valid_sizes(
-        registry.create(model), target_size=large, kernels=policy, keep=tuple(keep or ())
-    )
-    typer.echo(f"{'size':>12}  ratio  drift  deviation  pads  multiple of")
-    for valid in found[:count]:
-        size = "x".join(map(str, valid.size))
-        multiple = 32 if valid.multiple_of_32 else 8 if valid.multiple_of_8 else ""
-        typer.echo(
-            f"{size:>12}  {valid.ratio:5.3f}  {valid.max_drift:5.3f}  {valid.deviation:9.4f}"
-            f"  {valid.pad_operators:4d}  {multiple}".rstrip()
+        target,
+        track=tracked(f"sizes of {model}", quiet=quiet),
+        target_size=large,
+        kernels=policy,
+        keep=tuple(keep or ()),
+    )[:count]
+    if as_json:
+        typer.echo(json.dumps([asdict(valid) for valid in found]))
+    elif not quiet:
+        print_table(
+            ("size", "ratio", "drift", "deviation", "pads", "multiple of"),
+            [
+                (
+                    "x".join(map(str, valid.size)),
+                    f"{valid.ratio:.3f}",
+                    f"{valid.max_drift:.3f}",
+                    f"{valid.deviation:.4f}",
+                    str(valid.pad_operators),
+                    "32" if valid.multiple_of_32 else "8" if valid.multiple_of_8 else "",
+                )
+                for valid in found
+            ],
+            numbers="size ratio drift deviation pads",
         )

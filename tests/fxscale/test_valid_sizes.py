@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -95,3 +96,15 @@ def test_models_that_cannot_be_compiled_are_refused() -> None:
     model = Around(lambda m, x: torch.fft.fft2(x))
     with pytest.raises(UnsupportedModelError, match="fft_fft2 is not known"):
         fxscale.valid_sizes(model, target_size=12)
+
+
+def test_sizes_are_tried_as_they_are_handed_on() -> None:
+    offered: list[tuple[int, ...]] = []
+
+    def track(sizes: Sequence[tuple[int, ...]]) -> Iterator[tuple[int, ...]]:
+        offered.extend(sizes)
+        yield from sizes[:3]
+
+    found = fxscale.valid_sizes(Ladder(), target_size=64, track=track)
+    assert offered == [(n, n) for n in range(32, 58)]
+    assert {valid.size for valid in found} == set(offered[:3])

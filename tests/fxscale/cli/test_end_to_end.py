@@ -56,6 +56,20 @@ def test_from_a_model_to_small_weights_and_back(model: str, tmp_path: Path) -> N
     target().load_state_dict(load_file(full), strict=True)
 
 
+def test_downscale_says_as_json_what_it_wrote(model: str, tmp_path: Path) -> None:
+    small = tmp_path / "small.safetensors"
+    options = (model, "--input-size", 16, "--target-size", 24)
+    content = json.loads(run("downscale", *options, "-o", small, "--json").stdout)
+    plan = ScalePlan.from_json(run("plan", *options, "--json").stdout)
+    assert content == {
+        "file": str(small),
+        "model": plan.model,
+        "target_size": [24, 24],
+        "pretrain_size": [16, 16],
+        "mac_ratio": plan.mac_ratio,
+    }
+
+
 def test_trained_weights_go_down_and_come_back_unchanged_at_the_targets_size(
     model: str, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,21 @@ def test_keeps_layers(model: str) -> None:
     result = runner.invoke(app, ["sizes", model, "--target-size", "64", "--keep", "nowhere"])
     assert result.exit_code == 1
     assert "the pattern 'nowhere' matches no convolution" in result.stderr
+
+
+def test_json_holds_the_same_sizes(model: str) -> None:
+    result = runner.invoke(app, ["sizes", model, "--target-size", "64", "-n", "3", "--json"])
+    from fxscale.models import registry
+
+    best = fxscale.valid_sizes(registry.create(model), target_size=64)[:3]
+    assert json.loads(result.stdout) == [
+        {
+            "size": list(valid.size),
+            "ratio": valid.ratio,
+            "max_drift": valid.max_drift,
+            "deviation": valid.deviation,
+            "pad_operators": valid.pad_operators,
+            "padded": valid.padded,
+        }
+        for valid in best
+    ]

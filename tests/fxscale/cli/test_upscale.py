@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,10 @@ def test_weights_that_do_not_fit_the_plan_are_told(tmp_path: Path, full: Path) -
     assert result.exit_code == 1
     assert "conv.bias: expected finite values, found 2 NaN of 2" in result.stderr
     assert not full.exists()
+
+
+def test_json_says_what_was_written(small: Path, full: Path) -> None:
+    result = runner.invoke(app, ["upscale", str(small), "-o", str(full), "--json"])
+    content = json.loads(result.stdout)
+    assert content.pop("target_size") == list(PLAN.target_size)
+    assert content == {"file": str(full), "model": "Sample", "entries": 2, "resized": 1}
