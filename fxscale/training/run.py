@@ -54,8 +54,9 @@ class TrainingResult:
 
     @property
     def best(self) -> EpochResult:
-        """The first epoch with the highest accuracy."""
-        return max(self.epochs, key=lambda result: result.accuracy)
+        """The first epoch of highest accuracy, of those of the network that the run ended with."""
+        last = [result for result in self.epochs if result.phase == self.epochs[-1].phase]
+        return max(last, key=lambda result: result.accuracy)
 
     @property
     def seconds(self) -> float:
