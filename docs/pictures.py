@@ -17,6 +17,9 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import ConnectionPatch, Rectangle
 from torch import Tensor
 
+import fxscale
+from fxscale import plan_picture
+from fxscale.models import create
 from fxscale.plan import StateMap
 from fxscale.resample import interpolation_operator, upscale_entry
 
@@ -27,7 +30,7 @@ TARGET, PRETRAIN, WRONG = "#4c566a", "#e08e3c", "#c0392b"
 def main() -> None:
     matplotlib.rcParams.update({"font.size": 11, "svg.hashsalt": "fxscale", "svg.fonttype": "path"})
     FOLDER.mkdir(exist_ok=True)
-    for draw in (scaling, kernel, interface, grids):
+    for draw in (scaling, kernel, interface, grids, networks):
         path = FOLDER / f"{draw.__name__}.svg"
         draw().savefig(path, facecolor="white", metadata={"Date": None})
         text = path.read_text(encoding="utf-8")
@@ -104,6 +107,12 @@ def kernel() -> Figure:
         ax.set_xlabel(f"sum of taps {float(values.sum()):.2f}", color="black" if right else WRONG)
     figure.colorbar(picture, ax=figure.axes, shrink=0.75, label="weight")
     return figure
+
+
+def networks() -> Figure:
+    """Both networks of the paper's first experiment."""
+    target = create("overfeat_fast")
+    return plan_picture.draw(fxscale.downscale(target, 147), target)
 
 
 def _heatmap(ax: Axes, values: Tensor, *, numbers: bool = True) -> AxesImage:

@@ -133,6 +133,32 @@ def test_every_reader_stands_below_what_it_reads(found: tuple[Layer, ...]) -> No
             assert side.reads or layer.kind == "input" or side is layer.target
 
 
+class Unequal(nn.Module):
+    """Two ways of pools, which have no padding to choose, meet one pixel apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 1)
+        self.slow = nn.Sequential(nn.MaxPool2d(2), nn.MaxPool2d(2))
+        self.fast = nn.MaxPool2d(3, 4, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.slow(x) + self.fast(x)  # type: ignore[no-any-return]
+
+
+def test_an_operator_in_front_of_a_sum_is_inserted_too() -> None:
+    target = Unequal()
+    network = fxscale.downscale(target, 15, target_size=16)
+    assert len(network.plan.pad_operators) == 1
+    found = layers(network, target)
+    *_, pad, add = found
+    assert (pad.kind, add.operator) == ("inserted", "add")
+    assert len(found) - 2 in add.pretrain.reads
+    assert add.target is not None
+    assert [found[place].name for place in add.target.reads] == ["slow.1", "fast"]
+
+
 def test_overfeat_fast_is_the_papers() -> None:
     with torch.device("meta"):
         target = create("overfeat_fast")
