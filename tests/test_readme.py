@@ -24,7 +24,7 @@ README = ROOT / "README.md"
 def test_python_blocks_run_one_after_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for package in ("torchvision", "timm", "lightning", "onnx", "onnxruntime"):
+    for package in ("torchvision", "timm", "lightning", "matplotlib", "onnx", "onnxruntime"):
         pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
     assert run_python(README) >= 6
