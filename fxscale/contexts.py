@@ -25,10 +25,11 @@ def leave_grad_mode(before: bool) -> None:
 
 
 def enter_autocast(
-    device_type: str, dtype: torch.dtype, enabled: bool, cache_enabled: bool
+    device_type: str, dtype: torch.dtype | None, enabled: bool, cache_enabled: bool
 ) -> AutocastState:
     """Do what entering `torch.autocast` with these arguments does; returns what was before.
 
+    `dtype=None` stands for the device's own default.
     Plain values, and not the context itself, which `torch.compile` cannot keep over a graph break.
     """
     before = (
@@ -37,7 +38,7 @@ def enter_autocast(
         torch.is_autocast_enabled(device_type),
         torch.is_autocast_cache_enabled(),
     )
-    _set_autocast(device_type, dtype, enabled, cache_enabled)
+    _set_autocast(device_type, dtype or before[1], enabled, cache_enabled)
     torch.autocast_increment_nesting()
     return before
 

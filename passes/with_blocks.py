@@ -25,7 +25,8 @@ from fxscale.contexts import (
 AUTOCAST = "fxscale_autocast"
 """Key of `node.meta` under which the innermost autocast settings of a node are kept."""
 
-Write = Callable[[Callable[..., Any], tuple[Any, ...]], Any]
+_WRITTEN = "fxscale_written"
+"""Attribute of a block under which the device type and dtype are kept as they were written."""
 
 
 class Recorder(Protocol):
@@ -58,6 +59,7 @@ def recording_with_blocks(tracer: Recorder) -> Iterator[None]:
         for cls, mode in grad_modes.items():
             stack.enter_context(_patched(cls, *_grad_mode(tracer, mode)))
         stack.enter_context(_patched(torch.autocast, *_autocast(tracer)))
+        stack.enter_context(_autocast_of_traced_values())
         yield
 
 
@@ -75,10 +77,11 @@ def _grad_mode(
 
 def _autocast(tracer: Recorder) -> tuple[Callable[[Any], Any], Callable[[Any], None]]:
     def enter(block: Any) -> Any:
-        settings = (block.device, block.fast_dtype, block._enabled, block._cache_enabled)
-        context = tracer.record_call(enter_autocast, settings)
+        flags = (block._enabled, block._cache_enabled)
+        written = getattr(block, _WRITTEN, (block.device, block.fast_dtype))
+        context = tracer.record_call(enter_autocast, (*written, *flags))
         if context is not None:
-            tracer.autocast.append(settings)
+            tracer.autocast.append((block.device, block.fast_dtype, *flags))
         return context
 
     def leave(context: Any) -> None:
@@ -86,6 +89,37 @@ def _autocast(tracer: Recorder) -> tuple[Callable[[Any], Any], Callable[[Any], N
         tracer.record_call(leave_autocast, (context,))
 
     return enter, leave
+
+
+@contextmanager
+def _autocast_of_traced_values() -> Iterator[None]:
+    """Let `torch.autocast(x.device.type, dtype=x.dtype)` be asked with traced values.
+
+    The block itself is built with their values; the graph keeps what was written, so that it asks
+    the device and its default dtype anew when it runs.
+    """
+    own_init = torch.autocast.__init__
+
+    def init_block(
+        self: Any,
+        device_type: Any,
+        dtype: Any = None,
+        enabled: Any = True,
+        cache_enabled: bool | None = None,
+    ) -> None:
+        own_init(self, _value(device_type), _value(dtype), bool(enabled), cache_enabled)
+        if isinstance(device_type, fx.Proxy) or isinstance(dtype, fx.Proxy):
+            setattr(self, _WRITTEN, (device_type, dtype))
+
+    torch.autocast.__init__ = init_block  # type: ignore[method-assign]  # for the time of a trace
+    try:
+        yield
+    finally:
+        torch.autocast.__init__ = own_init  # type: ignore[method-assign]  # for the time of a trace
+
+
+def _value(argument: Any) -> Any:
+    return argument.value if isinstance(argument, fx.Proxy) else argument
 
 
 @contextmanager

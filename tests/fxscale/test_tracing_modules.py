@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,35 +45,6 @@ def dicts_of_features(m: Any, x: Tensor) -> dict[str, Any]:
         features[name] = stage(features["stem"])
     features.update(last=[f.mean((2, 3)) for f in features.values()])
     return {key: value for key, value in features.items() if key != "stem"}
-
-
-def autocast(m: Any, x: Tensor) -> Tensor:
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=False):
-        x = m.stages(x.float())
-    with torch.no_grad(), contextlib.nullcontext():
-        scale = m.conv.bias.abs().max()
-    return x * scale
-
-
-def block_in_lower_precision(m: Any, x: Tensor) -> Tensor:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = m.stages(x)
-    return y.float() + x
-
-
-def gradients_in_train_mode_only(m: Any, x: Tensor) -> Tensor:
-    with torch.set_grad_enabled(m.training):
-        y = m.stages(x)
-    with torch.enable_grad():
-        return x + y
-
-
-def frozen_stem(m: Any, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        y = m.stages(x)
-        with torch.enable_grad():
-            y = y + x
-    return y.detach() * x
 
 
 def in_place(m: Any, x: Tensor) -> Tensor:
@@ -140,10 +110,6 @@ BODIES: dict[str, tuple[Callable[..., Any], dict[str, nn.Module]]] = {
         lambda m, x: checkpoint(lambda a, b: m.stages(a) + b, x, x.relu(), use_reentrant=False),
         {"stages": pair(4, 4)},
     ),
-    "autocast and no_grad": (autocast, {"stages": pair(4, 4)}),
-    "autocast to bfloat16": (block_in_lower_precision, {"stages": pair(4, 4)}),
-    "set_grad_enabled": (gradients_in_train_mode_only, {"stages": pair(4, 4)}),
-    "no_grad around layers": (frozen_stem, {"stages": pair(4, 4)}),
     "in place": (in_place, {}),
     "in place on a view": (in_place_on_a_view, {}),
     "unused results": (ignored_result, {"stages": pair(4, 4), "norm": nn.BatchNorm2d(4)}),
@@ -158,22 +124,6 @@ BODIES: dict[str, tuple[Callable[..., Any], dict[str, nn.Module]]] = {
 def test_modules(name: str) -> None:
     body, modules = BODIES[name]
     assert_compiles(Net(body, **modules), 12, 8)
-
-
-@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")  # torch 2.9
-@pytest.mark.parametrize("name", ["autocast to bfloat16", "no_grad around layers"])
-def test_blocks_in_compiled_code(name: str) -> None:
-    body, modules = BODIES[name]
-    small = fxscale.downscale(Net(body, **modules), 8, target_size=12)
-    image = torch.randn(2, 3, 8, 8)
-    expected = small(image)
-    found = torch.compile(small, backend="eager")(image)
-    torch.testing.assert_close(found, expected)
-    assert torch.is_grad_enabled()
-    assert not torch.is_autocast_enabled("cpu")
-    with torch.no_grad():
-        assert not small(image).requires_grad
-        assert not torch.is_grad_enabled()
 
 
 class Lazy(nn.Module):
