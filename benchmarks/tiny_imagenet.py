@@ -144,7 +144,7 @@ class Benchmark:
                 stage = trainer.stage("target", network, self.experiment.target_size)
                 records = trainer.fit(stage, range(epochs))
             else:
-                stage, records = self._beginning(trainer, kind, epoch)
+                stage, records = self.beginning(trainer, kind, epoch)
             if kind == "resized" and epoch < epochs:
                 stage, change = trainer.upscale(
                     stage,
@@ -170,7 +170,7 @@ class Benchmark:
         ]
         return [run for run in runs if (run[0], seed) not in self.journal.runs]
 
-    def _beginning(
+    def beginning(
         self, trainer: Trainer, kind: str, length: int
     ) -> tuple[Stage, list[EpochRecord]]:
         """A small-image stage after `length` epochs, from the furthest checkpoint before it."""

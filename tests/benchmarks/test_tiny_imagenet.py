@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from PIL import Image
 
 from benchmarks import tiny_imagenet
 from benchmarks._tiny_imagenet_report import report
 from fxscale.errors import FxscaleError
 from fxscale.training import Change, EpochRecord, Run
+from tests.benchmarks.tiny_images import run_tiny_imagenet, write_images
 
 RUNS = [
     "target alone",
@@ -27,25 +26,7 @@ RUNS = [
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    generator = torch.Generator().manual_seed(1)
-    for split, count in (("train", 8), ("val", 4)):
-        for name in ("n0", "n1"):
-            folder = tmp_path / "images" / split / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                pixels = torch.randint(256, (32, 32, 3), generator=generator)
-                picture = Image.fromarray(pixels.to(torch.uint8).numpy())
-                picture.save(folder / f"{number}.JPEG")
-    return tmp_path / "images"
-
-
-def run_it(data: Path, output: Path, *more: str) -> None:
-    tiny_imagenet.main(
-        ["--data", str(data), "--output", str(output), "--checkpoints", str(output / "kept"),
-         "--seeds", "1", "--epochs", "3", "--milestones", "2", "--transitions", "2", "1",
-         "--batch-size", "4", "--classes", "2", "--target-size", "32", "--pretrain-size", "24",
-         "--widths", "4", "8", "--blocks", "1", *more]
-    )  # fmt: skip
+    return write_images(tmp_path)
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +46,7 @@ def outcome(run: dict[str, Any]) -> list[tuple[float, float]]:
 def test_experiment_can_be_resumed(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_it(data, tmp_path / "a")
+    run_tiny_imagenet(data, tmp_path / "a")
     complete = journal(tmp_path / "a")
     assert [run["name"] for run in complete] == RUNS
     assert [[r["size"] for r in run["records"]] for run in complete] == [
@@ -75,7 +56,7 @@ def test_experiment_can_be_resumed(
 
     # Finished: nothing is trained again.
     capsys.readouterr()
-    run_it(data, tmp_path / "a")
+    run_tiny_imagenet(data, tmp_path / "a")
     assert "loss" not in capsys.readouterr().out
     assert journal(tmp_path / "a") == complete
 
@@ -83,27 +64,27 @@ def test_experiment_can_be_resumed(
     path = tmp_path / "a" / "tiny_imagenet.jsonl"
     path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:3]))
     (tmp_path / "a" / "kept" / "resized-seed0-epoch2.pt").unlink()
-    run_it(data, tmp_path / "a")
+    run_tiny_imagenet(data, tmp_path / "a")
     assert [outcome(run) for run in journal(tmp_path / "a")] == [outcome(run) for run in complete]
 
 
 def test_other_settings_are_not_mixed(data: Path, tmp_path: Path) -> None:
-    run_it(data, tmp_path / "a")
+    run_tiny_imagenet(data, tmp_path / "a")
 
     with pytest.raises(FxscaleError, match="a run with other settings"):
-        run_it(data, tmp_path / "a", "--learning-rate", "0.5")
+        run_tiny_imagenet(data, tmp_path / "a", "--learning-rate", "0.5")
 
 
 def test_damaged_journal(data: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny_imagenet.jsonl").write_text('{"settings": {}, "ru')
 
     with pytest.raises(FxscaleError, match=r"tiny_imagenet\.jsonl, line 1: not a finished run"):
-        run_it(data, tmp_path)
+        run_tiny_imagenet(data, tmp_path)
 
 
 def test_transitions_must_lie_within_the_epochs(data: Path, tmp_path: Path) -> None:
     with pytest.raises(FxscaleError, match="transitions must lie between 1 and 2 epochs"):
-        run_it(data, tmp_path, "--transitions", "3")
+        run_tiny_imagenet(data, tmp_path, "--transitions", "3")
 
 
 def run(name: str, phases: str, seconds: float, accuracy: float) -> Run:
