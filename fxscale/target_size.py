@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from fxscale.errors import SizeError
 from fxscale.passes.evaluate import quiet_failures
@@ -36,21 +36,21 @@ def infer_target_size(model: nn.Module) -> tuple[Size, str]:
         size = config.get("input_size") if isinstance(config, dict) else None
         if size is not None and len(size) == rank + 1:
             return tuple(int(n) for n in size[1:]), f"{name}['input_size'] of the model"
-    runs = _probe(model, rank)
+    failure = _probe(model, rank)
     for length in USUAL:
-        if runs(length):
+        if failure(length) is None:
             return (length,) * rank, "the model accepts it, and it is a usual size"
     for length in range(8, LARGEST + 1):
-        if runs(length):
+        if failure(length) is None:
             return (length,) * rank, "the smallest size that the fully connected interface accepts"
     raise SizeError(
-        f"no square input of 8 to {LARGEST} pixels runs through {type(model).__name__}; "
-        "pass target_size, or example_inputs"
+        f"no square input of 8 to {LARGEST} pixels runs through {type(model).__name__} (at "
+        f"{USUAL[0]}: {failure(USUAL[0])}); pass target_size, or example_inputs"
     )
 
 
-def _probe(model: nn.Module, rank: int) -> Callable[[int], bool]:
-    """Whether a fake batch of square images of a given length runs through the model."""
+def _probe(model: nn.Module, rank: int) -> Callable[[int], str | None]:
+    """Why a fake batch of square images of a given length does not run through; None if it does."""
     conv = first_convolution(model)
     weight, channels = next(conv.parameters()), image_channels(model, conv)
     skeleton = share_tensors(model)
@@ -59,7 +59,7 @@ def _probe(model: nn.Module, rank: int) -> Callable[[int], bool]:
             module.forward = _same  # type: ignore[assignment, method-assign]  # the fake operator is slow
     mode = FakeTensorMode(allow_non_fake_inputs=True)
 
-    def runs(length: int) -> bool:
+    def failure(length: int) -> str | None:
         with mode, quiet_failures(), torch.no_grad():
             image = torch.empty(
                 (BATCH, channels, *(length,) * rank),
@@ -68,12 +68,15 @@ def _probe(model: nn.Module, rank: int) -> Callable[[int], bool]:
             )
             try:
                 outputs = [skeleton.train(mode)(image) for mode in (False, True)]
-            except Exception:  # whatever the model raises at this size, the size is not its own
-                return False
+            except DataDependentOutputException:
+                return "forward asks for the contents of a tensor, and none are computed here"
+            except Exception as error:  # whatever it raises at this size, the size is not its own
+                return str(error).partition("\n")[0] or type(error).__name__
         # A hard-coded view(-1, C * H * W) may run at other sizes by mixing up the batch.
-        return all(not isinstance(o, torch.Tensor) or o.shape[0] == BATCH for o in outputs)
+        mixed = [o for o in outputs if isinstance(o, torch.Tensor) and o.shape[0] != BATCH]
+        return f"a batch of {BATCH} comes out as one of {mixed[0].shape[0]}" if mixed else None
 
-    return runs
+    return failure
 
 
 def _same(image: torch.Tensor) -> torch.Tensor:

@@ -82,8 +82,23 @@ def test_a_hard_coded_view_that_would_mix_up_the_batch() -> None:
 
 def test_no_size_fits() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(7, 2))
-    with pytest.raises(SizeError, match="no square input of 8 to 512 pixels runs through Sequent"):
+    reason = r"no square input of 8 to 512 pixels runs through Sequential \(at 224: .*197136"
+    with pytest.raises(SizeError, match=reason):
         infer_target_size(model)
+
+
+def test_a_forward_that_branches_on_a_tensor_is_named_as_the_reason() -> None:
+    class Branch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            return x.relu() if x.mean() > 0 else x
+
+    with pytest.raises(SizeError, match="forward asks for the contents of a tensor"):
+        infer_target_size(Branch())
 
 
 def test_the_model_is_not_touched() -> None:
