@@ -271,14 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = Trainer(images, experiment.recipe, seed=0).fabric.device
     medians = step_times(experiment, device)
     steps = len(images.train_labels) // experiment.recipe.batch_size
-    facts = environment(device) | {
-        "images": f"{images.name}, {len(images.train_labels)} to train on, "
-        f"{len(images.test_labels)} to test on",
-        "recipe": ", ".join(f"{k} {v}" for k, v in asdict(experiment.recipe).items()),
-        "network": f"residual, widths {experiment.widths}, {experiment.blocks} basic blocks each",
-        "sizes": f"target {experiment.target_size} px, pre-train {experiment.pretrain_size} px",
-        "seeds": ", ".join(map(str, seeds)),
-    }
+    facts = experiment_facts(experiment, images, device) | {"seeds": ", ".join(map(str, seeds))}
     runs = [run for (_, seed), run in journal.runs.items() if seed in seeds]
     text = report(runs, experiment.transitions, medians, steps, facts)
     figures = {
@@ -292,18 +285,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"\n{text}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def experiment_facts(
+    experiment: Experiment, images: ImageSet, device: torch.device
+) -> dict[str, str]:
+    """What was trained, on what, and where, as text."""
+    return environment(device) | {
+        "images": f"{images.name}, {len(images.train_labels)} to train on, "
+        f"{len(images.test_labels)} to test on",
+        "recipe": ", ".join(f"{k} {v}" for k, v in asdict(experiment.recipe).items()),
+        "network": f"residual, widths {experiment.widths}, {experiment.blocks} basic blocks each",
+        "sizes": f"target {experiment.target_size} px, pre-train {experiment.pretrain_size} px",
+    }
+
+
+def experiment_parser(description: str | None) -> argparse.ArgumentParser:
+    """Where the images, the results and the shared beginnings lie."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="tarball or folder")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder")
     parser.add_argument(
         "--checkpoints",
         type=Path,
         default=Path("data/tiny_imagenet"),
         help="folder for the shared beginnings; may be deleted afterwards",
     )
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    return parser
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = experiment_parser(__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... (default 3)")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--milestones", type=int, nargs="+", default=[7, 10])
@@ -315,7 +328,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pretrain-size", type=int, default=46)
     parser.add_argument("--widths", type=int, nargs="+", default=[24, 48, 96])
     parser.add_argument("--blocks", type=int, default=2, help="basic blocks of each width")
-    parser.add_argument("--threads", type=int, help="CPU threads")
     return parser
 
 

@@ -25,10 +25,16 @@ from typing import Any
 
 import torch
 
-from benchmarks._env import environment
 from benchmarks._table import bullet_list, markdown_table, write_results
 from benchmarks._tiny_imagenet_report import RunNames
-from benchmarks.tiny_imagenet import AUGMENTATION, Benchmark, Experiment, Journal
+from benchmarks.tiny_imagenet import (
+    AUGMENTATION,
+    Benchmark,
+    Experiment,
+    Journal,
+    experiment_facts,
+    experiment_parser,
+)
 from fxscale.errors import FxscaleError
 from fxscale.training import ImageSet, Recipe, Run, Trainer, image_folder
 
@@ -182,9 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name, _, epoch = label.rpartition("@")
         if int(epoch) == options.transition:
             runs.setdefault(name, {})[seed] = run
-    facts = environment(torch.device("cpu")) | {
-        "recipe": ", ".join(f"{k} {v}" for k, v in asdict(experiment.recipe).items()),
-    }
+    facts = experiment_facts(experiment, images, torch.device("cpu"))
     text = report(plain, runs, facts, options.transition)
     figures: dict[str, Any] = {
         "settings": facts,
@@ -196,16 +200,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = experiment_parser(__doc__)
+    parser.add_argument(
+        "--journal", type=Path, default=Path("benchmarks/results/tiny_imagenet.jsonl")
     )
-    parser.add_argument("--data", type=Path, required=True, help="tarball or folder")
-    parser.add_argument("--journal", type=Path, default="benchmarks/results/tiny_imagenet.jsonl")
-    parser.add_argument("--checkpoints", type=Path, default=Path("data/tiny_imagenet"))
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--transition", type=int, default=5, help="epochs before it (default 5)")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--threads", type=int, help="CPU threads")
     return parser
 
 

@@ -35,7 +35,7 @@ def test_python_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     registry = fxscale.passes.ops.registry._REGISTRY
     monkeypatch.setattr(fxscale.passes.ops.registry, "_REGISTRY", dict(registry))
-    run_python(DOCS / page)
+    assert run_python(DOCS / page) > 0
 
 
 def test_pages_that_promise_code_have_some() -> None:

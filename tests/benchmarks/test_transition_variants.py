@@ -23,24 +23,17 @@ def run_variants(data: Path, output: Path, *more: str) -> None:
     )  # fmt: skip
 
 
-def runs(output: Path) -> dict[str, dict[str, Any]]:
-    lines = (output / "transition_variants.jsonl").read_text().splitlines()
-    of_lines = [json.loads(line)["run"] for line in lines]
+def runs(journal: Path) -> dict[str, dict[str, Any]]:
+    of_lines = [json.loads(line)["run"] for line in journal.read_text().splitlines()]
     return {run["name"]: run for run in of_lines}
 
 
 def test_every_variant_differs_from_the_plain_transition_as_it_says(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plain = {
-        run["name"]: run
-        for run in (
-            json.loads(line)["run"]
-            for line in (tmp_path / "tiny_imagenet.jsonl").read_text().splitlines()
-        )
-    }["resized at epoch 1"]
+    plain = runs(tmp_path / "tiny_imagenet.jsonl")["resized at epoch 1"]
     run_variants(data, tmp_path)
-    found = runs(tmp_path)
+    found = runs(tmp_path / "transition_variants.jsonl")
     assert list(found) == ["momentum reset@1", "warm-up@1", "raised rate@1", "ramp@1"]
 
     def column(run: dict[str, Any], name: str) -> list[Any]:
@@ -60,7 +53,7 @@ def test_every_variant_differs_from_the_plain_transition_as_it_says(
     capsys.readouterr()
     run_variants(data, tmp_path)
     assert "seed 0" not in capsys.readouterr().out
-    assert runs(tmp_path) == found
+    assert runs(tmp_path / "transition_variants.jsonl") == found
 
 
 def test_a_variant_that_changes_nothing_is_the_plain_transition(

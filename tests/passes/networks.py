@@ -133,7 +133,7 @@ def assert_identical_at_its_own_size(model: nn.Module, size: int) -> fxscale.Pre
     return same
 
 
-def gradients_reach_every_parameter(small: nn.Module, image: Tensor) -> None:
+def assert_gradients_reach_every_parameter(small: nn.Module, image: Tensor) -> None:
     """Assert that one backward pass leaves a finite gradient on every parameter."""
     small(image).square().sum().backward()
     for name, parameter in small.named_parameters():

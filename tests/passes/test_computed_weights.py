@@ -16,7 +16,7 @@ import fxscale
 from fxscale.errors import UnsupportedModelError
 from fxscale.plan import ScalePlan
 from tests.passes import computed_weights as nets
-from tests.passes.networks import gradients_reach_every_parameter
+from tests.passes.networks import assert_gradients_reach_every_parameter
 
 TARGET, SMALL = 12, 8
 
@@ -52,7 +52,7 @@ def test_both_modes_run_and_train_every_parameter(cls: type[nets.Computed]) -> N
         small.train(mode)
         small.zero_grad()
         assert small(images).shape == (3, 4)
-        gradients_reach_every_parameter(small, images)
+        assert_gradients_reach_every_parameter(small, images)
     model.load_state_dict(fxscale.upscale_state(small))
     assert torch.isfinite(model.eval()(torch.randn(2, 2, TARGET, TARGET).double())).all()
 

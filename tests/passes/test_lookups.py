@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 import fxscale
 from tests.passes.networks import (
+    assert_gradients_reach_every_parameter,
     assert_identical_at_its_own_size,
     assert_same_outputs,
-    gradients_reach_every_parameter,
 )
 from tests.passes.ops.test_constant import on_rows
 
@@ -114,7 +114,7 @@ def test_gradients_reach_the_table() -> None:
         return by_index(m, x) + by_embedding(m, x)
 
     small = fxscale.downscale(Positions(body), SMALL, target_size=LARGE)
-    gradients_reach_every_parameter(small, torch.randn(2, 3, SMALL, SMALL))
+    assert_gradients_reach_every_parameter(small, torch.randn(2, 3, SMALL, SMALL))
 
 
 def test_places_that_are_changed_in_place_are_refused() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import fxscale
 from fxscale.errors import UnsupportedModelError
-from tests.passes.networks import gradients_reach_every_parameter
+from tests.passes.networks import assert_gradients_reach_every_parameter
 
 SMALL, LARGE = 6, 12
 
@@ -132,7 +132,7 @@ def test_amplitudes_do_not_depend_on_the_number_of_pixels(name: str) -> None:
     for mode in (True, False):
         expected = model.train(mode)(doubled)
         torch.testing.assert_close(small.train(mode)(images), expected, rtol=1e-4, atol=1e-5)
-    gradients_reach_every_parameter(small, images)
+    assert_gradients_reach_every_parameter(small, images)
 
 
 @pytest.mark.parametrize("name", BODIES)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from fxscale.errors import FxscaleError
@@ -7,7 +9,9 @@ from fxscale.training.extra import require
 
 
 def test_installed_packages_pass() -> None:
+    loaded = set(sys.modules)
     require("torch", "rich")
+    assert set(sys.modules) == loaded  # looked up, not imported
 
 
 def test_missing_packages_are_named() -> None:

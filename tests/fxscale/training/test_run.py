@@ -352,7 +352,7 @@ def test_networks_and_data_that_do_not_fit(tmp_path: Path) -> None:
         run(tmp_path / "b", batch_size=128)
 
 
-def compare_with_compiled(output: Path) -> None:
+def assert_trains_as_uncompiled(output: Path) -> None:
     options: dict[str, Any] = {
         "source": source(),
         "factory": lambda classes: Tiny(classes, dropout=0.0),  # compiled, it draws differently
@@ -371,7 +371,7 @@ def compare_with_compiled(output: Path) -> None:
 def test_compiled_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # As torch.compile does it, up to the code that it writes in the end, which takes a minute.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    compare_with_compiled(tmp_path)
+    assert_trains_as_uncompiled(tmp_path)
 
 
 def test_what_compiling_costs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,7 +416,7 @@ def test_what_compiling_costs_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.nightly
 def test_compiled_networks_to_the_end(tmp_path: Path) -> None:
-    compare_with_compiled(tmp_path)
+    assert_trains_as_uncompiled(tmp_path)
 
 
 def test_metrics(tmp_path: Path) -> None:

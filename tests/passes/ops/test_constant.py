@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 import fxscale
 from fxscale.constants import resize_constant
-from tests.passes.networks import assert_identical_at_its_own_size, gradients_reach_every_parameter
+from tests.passes.networks import (
+    assert_gradients_reach_every_parameter,
+    assert_identical_at_its_own_size,
+)
 
 Body = Callable[[Any, Tensor], Tensor]
 
@@ -200,7 +203,7 @@ def test_gradients_flow_back_through_the_resized_bias() -> None:
             return biased_attention(self, x) + x * (2 * self.grid).permute(0, 3, 1, 2)
 
     small = fxscale.downscale(Both(biased_attention), 8, target_size=12)
-    gradients_reach_every_parameter(small, torch.randn(2, 3, 8, 8))
+    assert_gradients_reach_every_parameter(small, torch.randn(2, 3, 8, 8))
 
 
 def test_one_operator_serves_all_layers_that_share_a_bias() -> None:

@@ -14,8 +14,8 @@ import fxscale
 from fxscale.errors import UnsupportedModelError
 from tests.passes.networks import (
     CONV,
+    assert_gradients_reach_every_parameter,
     assert_same_outputs,
-    gradients_reach_every_parameter,
     kernel_sizes,
     map_sizes,
     pad_nodes,
@@ -44,7 +44,7 @@ def test_pairs_of_kernels_need_no_pad(rank: int, options: dict[str, Any]) -> Non
     image = torch.randn(2, 4, *[8] * rank)
     assert_same_outputs(small, Two(rank, 2, (1, 0), **options), image)
     assert map_sizes(small, image) == {"a": (9,) * rank, "b": (8,) * rank}
-    gradients_reach_every_parameter(small.train(), image)
+    assert_gradients_reach_every_parameter(small.train(), image)
 
 
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])

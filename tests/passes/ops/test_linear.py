@@ -13,8 +13,8 @@ import fxscale
 from fxscale.errors import UnsupportedModelError
 from tests.passes.networks import (
     Around,
+    assert_gradients_reach_every_parameter,
     assert_same_outputs,
-    gradients_reach_every_parameter,
     sites_of,
 )
 
@@ -50,7 +50,7 @@ def test_every_way_of_flattening(name: str) -> None:
     small = fxscale.downscale(model, 8, target_size=12, kernels={"conv": 3})
     image = torch.randn(2, 3, 8, 8)
     assert_same_outputs(small, Around(body, fc=nn.Linear(4 * 8 * 8, 5)), image)
-    gradients_reach_every_parameter(small, image)
+    assert_gradients_reach_every_parameter(small, image)
     (interface,) = small.plan.interfaces
     assert (interface.channels, interface.target_size, interface.pretrain_size) == (
         4,

@@ -15,8 +15,8 @@ from fxscale.errors import UnsupportedModelError
 from tests.passes.networks import (
     Around,
     annotated,
+    assert_gradients_reach_every_parameter,
     assert_same_outputs,
-    gradients_reach_every_parameter,
     layout,
 )
 
@@ -130,7 +130,7 @@ def test_window_attention(
     compiled = fxscale.downscale(model, small, target_size=target, kernels={"conv": 3})
     assert_same_outputs(compiled, Around(attention(small_window)), torch.randn(3, 3, small, small))
     assert not compiled.plan.pad_operators
-    gradients_reach_every_parameter(compiled, torch.randn(1, 3, small, small))
+    assert_gradients_reach_every_parameter(compiled, torch.randn(1, 3, small, small))
     model.load_state_dict(fxscale.upscale_state(compiled))
     same = fxscale.downscale(model, target, target_size=target, kernels={})
     images = torch.randn(2, 3, target, target)
