@@ -124,7 +124,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not paths:
         raise FxscaleError(f"{options.checkpoints}: no checkpoints. Run tiny_imagenet first")
     settings = torch.load(paths[0], weights_only=True)["settings"]
-    images = image_folder(options.data, classes=settings["classes"], size=settings["target_size"])
+    images = image_folder(
+        options.data,
+        classes=settings["classes"],
+        size=settings["target_size"],
+        held_out=settings["held_out"],
+    )
     found: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
     for path in paths:
         epoch = int(path.stem.rpartition("epoch")[2])

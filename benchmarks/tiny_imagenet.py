@@ -63,11 +63,17 @@ class Experiment:
 
     recipe: Recipe
     classes: int
+    held_out: int
     target_size: int
     pretrain_size: int
     widths: tuple[int, ...]
     blocks: int
     transitions: tuple[int, ...]
+
+    def images(self, data: Path) -> ImageSet:
+        return image_folder(
+            data, classes=self.classes, size=self.target_size, held_out=self.held_out
+        )
 
     def network(self, seed: int) -> SmallResNet:
         with torch.random.fork_rng(devices=[]):
@@ -250,6 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             batch_size=options.batch_size,
         ),
         options.classes,
+        options.held_out,
         options.target_size,
         options.pretrain_size,
         tuple(options.widths),
@@ -261,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"transitions must lie between 1 and {experiment.recipe.epochs - 1} epochs; found "
             f"{options.transitions}"
         )
-    images = image_folder(options.data, classes=options.classes, size=options.target_size)
+    images = experiment.images(options.data)
     journal = Journal(options.output / f"{NAME}.jsonl", experiment)
     benchmark = Benchmark(images, experiment, journal, options.checkpoints)
     seeds = range(options.seeds)
@@ -324,6 +331,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--learning-rate", type=float, default=0.02)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument(
+        "--held-out",
+        type=int,
+        default=0,
+        help="training images of each class that test instead (default 0)",
+    )
     parser.add_argument("--target-size", type=int, default=64)
     parser.add_argument("--pretrain-size", type=int, default=46)
     parser.add_argument("--widths", type=int, nargs="+", default=[24, 48, 96])

@@ -36,7 +36,7 @@ from benchmarks.tiny_imagenet import (
     experiment_parser,
 )
 from fxscale.errors import FxscaleError
-from fxscale.training import ImageSet, Recipe, Run, Trainer, image_folder
+from fxscale.training import ImageSet, Recipe, Run, Trainer
 
 NAME = "transition_variants"
 WARM_UP = 0.2
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     experiment = replace(settings_of(options.journal), transitions=(options.transition,))
-    images = image_folder(options.data, classes=experiment.classes, size=experiment.target_size)
+    images = experiment.images(options.data)
     journal = Journal(options.journal, experiment)
     finished = Journal(options.output / f"{NAME}.jsonl", experiment)
     plain = {

@@ -8,6 +8,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from math import floor
 from pathlib import Path, PurePosixPath
 
@@ -153,12 +154,14 @@ def noisy_digits(
     )
 
 
-def image_folder(source: Path, *, classes: int, size: int) -> ImageSet:
+def image_folder(source: Path, *, classes: int, size: int, held_out: int = 0) -> ImageSet:
     """Reads the first `classes` classes, in order of their names, of a folder or a tarball.
 
     The layout is `train/CLASS/*.JPEG` and `val/CLASS/*.JPEG`, as `torchvision.datasets.ImageFolder`
-    reads it. Images are turned to RGB and resized to `size × size`. A missing or damaged file and
-    too few classes raise `FxscaleError`.
+    reads it. Images are turned to RGB and resized to `size × size`. The last `held_out` training
+    images of every class, in order of their file names, test instead of train: where a data set has
+    few test images, differences between networks drown in the choice of these. A missing or damaged
+    file, too few classes and too few images raise `FxscaleError`.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -180,10 +183,20 @@ def image_folder(source: Path, *, classes: int, size: int) -> ImageSet:
         pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
         kept[split][name][path.name] = pixels.view(size, size, 3)
 
+    for split, name in product(kept, names):
+        if not kept[split][name]:
+            raise FxscaleError(f"{source}: no images under {split}/{name}")
+    for name in names:
+        train = kept["train"][name]
+        if not 0 <= held_out < len(train):
+            raise FxscaleError(
+                f"{source}: {held_out} of the {len(train)} images under train/{name} were to be "
+                f"held out. Hold out fewer, and not less than none"
+            )
+        for file in sorted(train)[len(train) - held_out :]:
+            kept["val"][name][f"train/{file}"] = train.pop(file)
+
     def gather(split: str) -> tuple[Tensor, Tensor]:
-        missing = [name for name in names if not kept[split][name]]
-        if missing:
-            raise FxscaleError(f"{source}: no images under {split}/{missing[0]}")
         # Sorted by file name: a folder and its tarball give the same set.
         images = torch.stack(
             [kept[split][name][file] for name in names for file in sorted(kept[split][name])]

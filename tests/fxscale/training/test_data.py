@@ -163,6 +163,31 @@ def test_folder_resizes(tmp_path: Path) -> None:
     assert image_folder(root, classes=2, size=8).size == 8
 
 
+def test_held_out_images_test_instead_of_train(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, count=3)
+    whole = image_folder(root, classes=2, size=8)
+    held = image_folder(root, classes=2, size=8, held_out=1)
+
+    assert held.train_labels.tolist() == [0, 0, 1, 1]
+    assert held.test_labels.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+
+    def pixels(images: Tensor) -> Tensor:  # normalised anew, by other training images
+        deviation, mean = torch.std_mean(images, dim=(0, 2, 3), keepdim=True)
+        return (images - mean) / deviation
+
+    both = [torch.cat([s.train_images, s.test_images]) for s in (whole, held)]
+    order = [0, 1, 3, 4, 6, 7, 8, 2, 9, 10, 11, 5]  # in which `held` has the images of `whole`
+    assert torch.allclose(pixels(both[0])[order], pixels(both[1]), atol=1e-5)
+
+
+@pytest.mark.parametrize("held_out", [-1, 2])
+def test_more_images_held_out_than_there_are(tmp_path: Path, held_out: int) -> None:
+    write_folder(tmp_path)
+
+    with pytest.raises(FxscaleError, match=f"{held_out} of the 2 images under train/n0"):
+        image_folder(tmp_path, classes=2, size=8, held_out=held_out)
+
+
 def test_missing_data(tmp_path: Path) -> None:
     with pytest.raises(FxscaleError, match=r"absent\.tar: no such file or folder"):
         image_folder(tmp_path / "absent.tar", classes=2, size=8)
