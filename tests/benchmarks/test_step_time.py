@@ -17,7 +17,7 @@ CPU = Settings(torch.device("cpu"), batch_size=2, repeats=1)
 
 
 def test_measures_all_three_networks() -> None:
-    network = SmallResNet(3, 5, widths=(4, 8))
+    network = SmallResNet(3, 5, widths=(8, 16))
 
     times = measure("small", network, 64, 44, CPU)
 
@@ -28,7 +28,7 @@ def test_measures_all_three_networks() -> None:
 
 
 def test_an_interface_has_no_progressive_resizing() -> None:
-    network = SmallResNet(3, 5, widths=(4, 8), interface=16)
+    network = SmallResNet(3, 5, widths=(8, 16), interface=16)
 
     assert accepts(network, 64, CPU)
     assert not accepts(network, 44, CPU)
@@ -61,7 +61,7 @@ def test_table_gives_ratios() -> None:
 def test_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(step_time, "create", lambda name: SmallResNet(3, 5, widths=(4, 8)))
+    monkeypatch.setattr(step_time, "create", lambda name: SmallResNet(3, 5, widths=(8, 16)))
 
     step_time.main(
         ["--models", "small", "--sizes", "64", "44", "--batch-size", "2", "--repeats", "1",

@@ -14,7 +14,7 @@ NETWORK = """
 from fxscale.training import SmallResNet
 
 def build(num_classes):
-    return SmallResNet(3, num_classes, widths=(4, 8))
+    return SmallResNet(3, num_classes, widths=(8, 16))
 """
 
 

@@ -31,7 +31,7 @@ def run(path: Path, images: Tensor) -> Tensor:
 @pytest.fixture(scope="module")
 def small() -> fxscale.PretrainNetwork:
     torch.manual_seed(0)
-    network = fxscale.downscale(SmallResNet(3, 5, widths=(4, 8), interface=16), 44, target_size=64)
+    network = fxscale.downscale(SmallResNet(3, 5, widths=(8, 16), interface=16), 44, target_size=64)
     settle(network)
     return network
 
@@ -115,7 +115,7 @@ def test_eval_graph_is_exported_and_the_mode_restored(tmp_path: Path) -> None:
 def test_target_at_its_own_size_with_the_plan_it_came_from(
     small: fxscale.PretrainNetwork, tmp_path: Path
 ) -> None:
-    target = SmallResNet(3, 5, widths=(4, 8), interface=16)
+    target = SmallResNet(3, 5, widths=(8, 16), interface=16)
     target.load_state_dict(fxscale.upscale_state(small))
     path = tmp_path / "full.onnx"
     export_onnx(target, path, plan=small.plan)
@@ -129,7 +129,7 @@ def test_target_at_its_own_size_with_the_plan_it_came_from(
 def test_target_without_a_plan_has_none_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "full.onnx"
     # Without a size, the smallest that the fully connected interface takes: 13 > 7 > 4.
-    export_onnx(SmallResNet(3, 5, widths=(4, 8), interface=4), path)
+    export_onnx(SmallResNet(3, 5, widths=(8, 16), interface=4), path)
     assert plan_in(path) is None
     dims = onnx.load(path).graph.input[0].type.tensor_type.shape.dim
     assert [d.dim_value for d in dims[2:]] == [13, 13]
@@ -207,7 +207,7 @@ def test_what_the_exporter_cannot_do_is_told_and_leaves_all_as_it_was(tmp_path: 
 def test_another_networks_plan_is_refused(small: fxscale.PretrainNetwork, tmp_path: Path) -> None:
     other: ScalePlan = fxscale.downscale(nn.Conv2d(3, 4, 3), 8, target_size=12).plan
     with pytest.raises(PlanMismatchError, match="made for another network"):
-        export_onnx(SmallResNet(3, 5, widths=(4, 8)), tmp_path / "n.onnx", plan=other)
+        export_onnx(SmallResNet(3, 5, widths=(8, 16)), tmp_path / "n.onnx", plan=other)
     with pytest.raises(PlanMismatchError, match="another one than the pre-train network's own"):
         export_onnx(small, tmp_path / "n.onnx", plan=other)
 

@@ -108,7 +108,7 @@ def test_the_graph_is_resize_and_mul_and_passes_the_checker() -> None:
 
 
 def test_compiled_network_with_a_fully_connected_interface() -> None:
-    small = fxscale.downscale(SmallResNet(3, 5, widths=(4, 8), interface=16), 44, target_size=64)
+    small = fxscale.downscale(SmallResNet(3, 5, widths=(8, 16), interface=16), 44, target_size=64)
     assert [m.kind for m in small.plan.state].count("interface") == 1
     found = upscale_with_onnx(small)
     assert_equal(found, fxscale.upscale_state(small), torch.finfo(torch.float32).eps)
