@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks._step import Settings, accepts, training_step
+from fxscale.training import SmallResNet
+
+CPU = Settings(torch.device("cpu"), batch_size=2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_trains(dtype: torch.dtype) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    before = network[0].weight.detach().clone()
+
+    training_step(network, 8, Settings(torch.device("cpu"), dtype, batch_size=2))()
+
+    assert not torch.equal(network[0].weight, before)
+    assert network[0].weight.dtype == torch.float32
+
+
+def test_which_images_are_accepted() -> None:
+    network = SmallResNet(3, 5, widths=(8, 16), interface=16)
+
+    assert accepts(network, 64, CPU)
+    assert not accepts(network, 44, CPU)
+    assert network.training
+
+
+def test_precision_has_a_name() -> None:
+    assert Settings(torch.device("cpu"), torch.bfloat16).precision == "bf16"
