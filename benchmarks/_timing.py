@@ -17,17 +17,17 @@ WARM_UP = 3
 
 
 def alternating_medians(
-    steps: Mapping[str, Step], *, repeats: int, device: torch.device
+    steps: Mapping[str, Step], *, repeats: int, device: torch.device, warm_up: int = WARM_UP
 ) -> dict[str, float]:
-    """Median seconds of each step, over `repeats` rounds after three that are not counted."""
+    """Median seconds of each step, over `repeats` rounds after `warm_up` that are not counted."""
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for round_ in range(WARM_UP + repeats):
+    for round_ in range(warm_up + repeats):
         for name, step in steps.items():
             _synchronise(device)
             started = time.perf_counter()
             step()
             _synchronise(device)
-            if round_ >= WARM_UP:
+            if round_ >= warm_up:
                 times[name].append(time.perf_counter() - started)
     return {name: median(values) for name, values in times.items()}
 

@@ -1,30 +1,42 @@
-"""Time of one training step of target network, progressive resizing and pre-train network.
+"""Time and memory of a training step: target network, progressive resizing, pre-train network.
 
     python -m benchmarks.step_time --models torchvision/resnet34 --batch-size 16
+    python -m benchmarks.step_time --models torchvision/resnet34 --loop --data imagenet --workers 8
 
-One step is forward, backward and optimizer (SGD with momentum). The networks take turns in one
-process; the table gives medians and ratios. *Progressive resizing* is the unchanged target network
-on the pre-train network's small images; a network with a fully connected interface of fixed size
-cannot do that, and the table has a dash. The last column is the ratio of multiply-accumulates of
-target and pre-train network: the speed-up if arithmetic were all.
+One step is forward, backward and optimizer (SGD with momentum) on the same images each time. With
+`--loop` it is the mean step of a short epoch as `fxscale train` runs it, on synthetic images or a
+folder of files, with loading and augmentation. The networks take turns in one process, step by step
+or epoch by epoch; the table gives medians and ratios. *Progressive resizing* is the unchanged
+target network on the pre-train network's small images; a network with a fully connected interface
+of fixed size cannot do that, and the table has a dash. *MAC ratio* is that of the
+multiply-accumulates of target and pre-train network, the speed-up if arithmetic were all, and the
+column after it the share of it that was reached. Memory is that of one step, as a share of the
+target's. The second table has the batch sizes at which all three take the memory of the target's
+step, and the throughput then.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from math import isinf
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 import fxscale
 from benchmarks._env import environment
-from benchmarks._table import bullet_list, markdown_table, write_results
+from benchmarks._loop import Loops
+from benchmarks._memory import NOTE, largest_batch, step_memory
+from benchmarks._step import DTYPES, Settings, accepts, placed, training_step
+from benchmarks._step_time_report import EQUAL_MEMORY, StepTimes, equal_memory_table, table
+from benchmarks._table import bullet_list, write_results
 from benchmarks._timing import Step, alternating_medians
+from fxscale.errors import FxscaleError
 from fxscale.models.registry import create
+from fxscale.training.pictures import open_source
 
 SIZES = {
     "overfeat_fast": (231, 147),
@@ -32,141 +44,116 @@ SIZES = {
     "torchvision/vgg16": (224, 160),
     "torchvision/resnet50": (224, 160),
 }
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-HEADER = (
-    "model",
-    "sizes",
-    "target (ms)",
-    "progressive resizing (ms)",
-    "pre-train (ms)",
-    "over target",
-    "over progressive resizing",
-    "MAC ratio",
-)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a step is run. `bf16` means autocast with float32 weights."""
-
-    device: torch.device
-    dtype: torch.dtype = torch.float32
-    batch_size: int = 16
-    channels_last: bool = True
-    compiled: bool = False
-    repeats: int = 15
-
-    @property
-    def memory_format(self) -> torch.memory_format:
-        return torch.channels_last if self.channels_last else torch.contiguous_format
-
-
-@dataclass(frozen=True)
-class StepTimes:
-    """Median seconds of one step; `progressive` is `None` where the network cannot do it."""
-
-    model: str
-    target_size: int
-    pretrain_size: int
-    target: float
-    progressive: float | None
-    pretrain: float
-    mac_ratio: float
+Networks = Mapping[str, tuple[nn.Module, int]]
+"""Name -> network and the size of its images."""
 
 
 def measure(
-    name: str, target: nn.Module, target_size: int, pretrain_size: int, settings: Settings
+    name: str,
+    target: nn.Module,
+    target_size: int,
+    pretrain_size: int,
+    settings: Settings,
+    loops: Loops | None = None,
 ) -> StepTimes:
-    """Step times of a network `(N, 3, S, S) -> (N, classes)` and its pre-train network."""
+    """A network `(N, 3, S, S) -> (N, classes)` and its pre-train network, by steps or by loops."""
     pretrain = fxscale.downscale(target, pretrain_size, target_size=target_size)
-    target = _placed(target, settings)
-    steps = {
-        "target": training_step(target, target_size, settings),
-        "pretrain": training_step(_placed(pretrain, settings), pretrain_size, settings),
-    }
+    networks = {"target": (placed(target, settings), target_size)}
     if accepts(target, pretrain_size, settings):
-        steps["progressive"] = training_step(target, pretrain_size, settings)
-    medians = alternating_medians(steps, repeats=settings.repeats, device=settings.device)
+        networks["progressive"] = target, pretrain_size
+    networks["pretrain"] = placed(pretrain, settings), pretrain_size
+
+    # Before anything is timed: a step that is timed stays on the device.
+    memory = {key: step_memory(*network, settings) for key, network in networks.items()}
+    if isinf(memory["target"]):
+        raise FxscaleError(
+            f"{name}: a step of {settings.batch_size} images does not fit into the device's memory"
+        )
+    batches = {
+        key: settings.batch_size
+        if key == "target"
+        else largest_batch(*network, settings, memory["target"])
+        for key, network in networks.items()
+    }
     return StepTimes(
         name,
         target_size,
         pretrain_size,
-        medians["target"],
-        medians.get("progressive"),
-        medians["pretrain"],
         pretrain.plan.mac_ratio,
+        _seconds(networks, dict.fromkeys(networks, settings.batch_size), settings, loops),
+        memory,
+        batches,
+        _seconds(networks, batches, settings, loops),
     )
 
 
-def training_step(network: nn.Module, size: int, settings: Settings, *, channels: int = 3) -> Step:
-    """One step on the same random images and labels each time."""
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
-    images = _images(size, settings, channels)
-    labels = torch.zeros(settings.batch_size, dtype=torch.long, device=settings.device)
-    forward = torch.compile(network, dynamic=False) if settings.compiled else network
-    network.train()
+def _seconds(
+    networks: Networks, batches: Mapping[str, int], settings: Settings, loops: Loops | None
+) -> dict[str, float]:
+    """Median seconds of a step of each network at its batch size."""
 
-    def step() -> None:
-        optimizer.zero_grad()
-        with torch.autocast(
-            settings.device.type, settings.dtype, enabled=settings.dtype != torch.float32
-        ):
-            loss = F.cross_entropy(_logits(forward(images)), labels)
-        torch.autograd.backward(loss)
-        optimizer.step()
+    def work(network: nn.Module, size: int, batch_size: int) -> Step:
+        if loops is not None:
+            return loops.epoch(network, size, batch_size)
+        return training_step(network, size, replace(settings, batch_size=batch_size))
 
-    return step
-
-
-def accepts(network: nn.Module, size: int, settings: Settings) -> bool:
-    """Whether the network runs on images of this size at all: the fact, not a guess at it."""
-    was_training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            network(_images(size, settings, 3)[:1])
-    except RuntimeError:
-        return False
-    finally:
-        network.train(was_training)
-    return True
-
-
-def _images(size: int, settings: Settings, channels: int) -> torch.Tensor:
-    images = torch.randn(settings.batch_size, channels, size, size, device=settings.device)
-    return images.contiguous(memory_format=settings.memory_format)
-
-
-def _placed(network: nn.Module, settings: Settings) -> nn.Module:
-    network.to(settings.device, memory_format=settings.memory_format)  # type: ignore[call-overload]  # torch declares no memory_format here
-    return network
-
-
-def _logits(output: object) -> torch.Tensor:
-    """The main output of networks that return auxiliary ones as well."""
-    return output if isinstance(output, torch.Tensor) else output[0]  # type: ignore[index]  # a tuple, then
-
-
-def table(results: Sequence[StepTimes]) -> str:
-    rows = []
-    for r in results:
-        over_progressive = r.progressive / r.pretrain if r.progressive else None
-        rows.append(
-            [
-                r.model,
-                f"{r.target_size} / {r.pretrain_size}",
-                f"{1e3 * r.target:.1f}",
-                f"{1e3 * r.progressive:.1f}" if r.progressive else "-",
-                f"{1e3 * r.pretrain:.1f}",
-                f"{r.target / r.pretrain:.2f}×",
-                f"{over_progressive:.2f}×" if over_progressive else "-",
-                f"{r.mac_ratio:.2f}×",
-            ]
-        )
-    return markdown_table(HEADER, rows)
+    medians = alternating_medians(
+        {key: work(*network, batches[key]) for key, network in networks.items()},
+        repeats=settings.repeats,
+        device=settings.device,
+        warm_up=3 if loops is None else 1,
+    )
+    steps = 1 if loops is None else loops.steps
+    return {key: seconds / steps for key, seconds in medians.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    options = _parser().parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    settings = Settings(
+        torch.device(options.device),
+        DTYPES[options.dtype],
+        options.batch_size,
+        options.channels_last,
+        options.compile,
+        options.repeats,
+    )
+    facts = environment(settings.device) | {
+        "batch": str(settings.batch_size),
+        "dtype": options.dtype,
+        "channels_last": str(settings.channels_last),
+        "torch.compile": str(settings.compiled),
+        "rounds": str(settings.repeats),
+    }
+    loops, title = None, "One training step"
+    if options.loop:
+        source = open_source(options.data)
+        loops = Loops(source, options.loop_steps, options.workers, settings)
+        title = "One training step of the whole loop"
+        facts |= {
+            "images": f"{source.name}, {len(source.train)} to train on",
+            "workers": str(options.workers),
+            "steps a round": str(options.loop_steps),
+        }
+    results = []
+    for name in options.models:
+        torch.manual_seed(0)
+        target_size, pretrain_size = SIZES.get(name, tuple(options.sizes))
+        network = create(name)
+        results.append(measure(name, network, target_size, pretrain_size, settings, loops))
+        print(table(results[-1:]), flush=True)
+
+    text = (
+        f"# {title}\n\n{bullet_list(facts)}\n\n{table(results)}\n\n{NOTE[settings.device.type]}\n\n"
+        f"{EQUAL_MEMORY}\n{equal_memory_table(results)}\n"
+    )
+    figures = {"settings": facts, "steps": [asdict(r) for r in results]}
+    write_results(options.output, options.name, text, figures)
+    print(f"\n{text}")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Help)
     parser.add_argument("--models", nargs="+", default=list(SIZES), help="names of the registry")
     parser.add_argument(
@@ -179,42 +166,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile every network")
     parser.add_argument("--threads", type=int, help="CPU threads; torch's default if not given")
     parser.add_argument("--repeats", type=int, default=15, help="rounds counted")
+    parser.add_argument("--loop", action="store_true", help="time loops in place of steps")
+    parser.add_argument("--data", default="synthetic", help="of --loop: a folder, or synthetic")
+    parser.add_argument("--workers", type=int, default=0, help="of --loop: loader processes")
+    parser.add_argument("--loop-steps", type=int, default=20, help="of --loop: steps an epoch")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder")
     parser.add_argument("--name", default="step_time", help="name of the result files")
-    options = parser.parse_args(arguments)
-
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    settings = Settings(
-        torch.device(options.device),
-        DTYPES[options.dtype],
-        options.batch_size,
-        options.channels_last,
-        options.compile,
-        options.repeats,
-    )
-    results = []
-    for name in options.models:
-        torch.manual_seed(0)
-        target_size, pretrain_size = SIZES.get(name, tuple(options.sizes))
-        results.append(measure(name, create(name), target_size, pretrain_size, settings))
-        print(table(results[-1:]), flush=True)
-
-    facts = environment(settings.device) | {
-        "batch": str(settings.batch_size),
-        "dtype": options.dtype,
-        "channels_last": str(settings.channels_last),
-        "torch.compile": str(settings.compiled),
-        "rounds": str(settings.repeats),
-    }
-    text = f"# One training step\n\n{bullet_list(facts)}\n\n{table(results)}\n"
-    write_results(
-        options.output,
-        options.name,
-        text,
-        {"settings": facts, "steps": [asdict(r) for r in results]},
-    )
-    print(f"\n{text}")
+    return parser
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

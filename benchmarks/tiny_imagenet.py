@@ -32,10 +32,10 @@ from torch import nn
 
 import fxscale
 from benchmarks._env import environment
+from benchmarks._step import Settings, training_step
 from benchmarks._table import write_results
 from benchmarks._timing import alternating_medians
 from benchmarks._tiny_imagenet_report import RunNames, report
-from benchmarks.step_time import Settings, training_step
 from fxscale.errors import FxscaleError
 from fxscale.files import written_whole
 from fxscale.training import (

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from benchmarks import step_time
-from benchmarks.step_time import Settings, StepTimes, accepts, measure, table, training_step
+from benchmarks._loop import Loops
+from benchmarks._step import Settings
+from benchmarks._step_time_report import StepTimes, equal_memory_table, table
+from benchmarks.step_time import measure
+from fxscale.errors import FxscaleError
 from fxscale.training import SmallResNet
+from fxscale.training.pictures import open_source
+from tests.benchmarks.tiny_images import write_images
 
 CPU = Settings(torch.device("cpu"), batch_size=2, repeats=1)
 
@@ -21,54 +27,101 @@ def test_measures_all_three_networks() -> None:
 
     times = measure("small", network, 64, 44, CPU)
 
-    assert times.target > 0
-    assert times.progressive is not None
-    assert times.pretrain > 0
+    assert list(times.seconds) == ["target", "progressive", "pretrain"]
+    assert min(times.seconds.values()) > 0
+    assert min(times.equal_memory_seconds.values()) > 0
     assert 3 < times.mac_ratio < 6
+    assert times.memory["target"] > times.memory["progressive"] >= times.memory["pretrain"]
+    assert 2 == times.batches["target"] < times.batches["progressive"] <= times.batches["pretrain"]
 
 
 def test_an_interface_has_no_progressive_resizing() -> None:
     network = SmallResNet(3, 5, widths=(8, 16), interface=16)
 
-    assert accepts(network, 64, CPU)
-    assert not accepts(network, 44, CPU)
-    assert measure("small", network, 64, 44, CPU).progressive is None
+    times = measure("small", network, 64, 44, CPU)
+
+    for figures in (times.seconds, times.memory, times.batches, times.equal_memory_seconds):
+        assert list(figures) == ["target", "pretrain"]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_step_trains(dtype: torch.dtype) -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    before = network[0].weight.detach().clone()
+def test_a_step_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_time, "step_memory", lambda *_: float("inf"))
 
-    training_step(network, 8, Settings(torch.device("cpu"), dtype, batch_size=2))()
-
-    assert not torch.equal(network[0].weight, before)
-    assert network[0].weight.dtype == torch.float32
+    with pytest.raises(FxscaleError, match="small: a step of 2 images does not fit"):
+        measure("small", SmallResNet(3, 5, widths=(8, 16)), 64, 44, CPU)
 
 
-def test_table_gives_ratios() -> None:
-    text = table(
-        [
-            StepTimes("a", 224, 160, 0.4, 0.2, 0.1, 4.36),
-            StepTimes("b", 231, 147, 0.3, None, 0.1, 4.85),
-        ]
+def times(with_progressive: bool) -> StepTimes:
+    def only(**figures: float) -> dict[str, float]:
+        return {k: v for k, v in figures.items() if with_progressive or k != "progressive"}
+
+    return StepTimes(
+        "a",
+        224,
+        160,
+        5.0,
+        only(target=0.4, progressive=0.2, pretrain=0.1),
+        only(target=8 * 2**20, progressive=4 * 2**20, pretrain=3 * 2**20),
+        {k: int(v) for k, v in only(target=16, progressive=30, pretrain=40).items()},
+        only(target=0.4, progressive=0.4, pretrain=0.2),
     )
 
-    assert "| a | 224 / 160 | 400.0 | 200.0 | 100.0 | 4.00× | 2.00× | 4.36× |" in text
-    assert "| b | 231 / 147 | 300.0 | - | 100.0 | 3.00× | - | 4.85× |" in text
+
+def test_tables_give_ratios() -> None:
+    rows = table([times(True), times(False)]).splitlines()[2:]
+    assert rows == [
+        "| a | 224 / 160 | 400.0 | 200.0 | 100.0 | 4.00× | 2.00× | 5.00× | 80 % | 0.50 | 0.38 |",
+        "| a | 224 / 160 | 400.0 | - | 100.0 | 4.00× | - | 5.00× | 80 % | - | 0.38 |",
+    ]
+    rows = equal_memory_table([times(True), times(False)]).splitlines()[2:]
+    assert rows == [
+        "| a | 8 | 16 / 30 / 40 | 40.0 / 75.0 / 200.0 | 5.00× | 2.67× |",
+        "| a | 8 | 16 / - / 40 | 40.0 / - / 200.0 | 5.00× | - |",
+    ]
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_command_line(
+    dtype: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    content = run(tmp_path, monkeypatch, "--dtype", dtype)
+
+    assert content["settings"]["dtype"] == dtype
+    assert [step["model"] for step in content["steps"]] == ["small"]
+    printed = capsys.readouterr().out
+    assert "# One training step\n" in printed
+    assert "| small | 64 / 44 |" in printed
+    assert "Memory is counted" in printed
+
+
+def test_loops_over_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(step_time, "create", lambda name: SmallResNet(3, 5, widths=(8, 16)))
-
-    step_time.main(
-        ["--models", "small", "--sizes", "64", "44", "--batch-size", "2", "--repeats", "1",
-         "--device", "cpu", "--output", str(tmp_path), "--dtype", "bf16"]
+    content = run(
+        tmp_path, monkeypatch,
+        "--loop", "--data", str(write_images(tmp_path)), "--loop-steps", "1",
     )  # fmt: skip
 
-    content = json.loads((tmp_path / "step_time.json").read_text())
-    assert content["settings"]["dtype"] == "bf16"
-    assert [step["model"] for step in content["steps"]] == ["small"]
-    assert "| small | 64 / 44 |" in capsys.readouterr().out
+    assert content["settings"]["images"] == "images, 16 to train on"
+    assert list(content["steps"][0]["seconds"]) == ["target", "progressive", "pretrain"]
+    assert "# One training step of the whole loop" in capsys.readouterr().out
+
+
+def test_a_loop_needs_as_many_images_as_it_has_steps(tmp_path: Path) -> None:
+    loops = Loops(open_source(str(write_images(tmp_path))), 9, 0, CPU)
+
+    with pytest.raises(FxscaleError, match="16 images to train on are fewer than 9 batches of 2"):
+        measure("small", SmallResNet(3, 5, widths=(8, 16)), 64, 44, CPU, loops)
+
+
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> dict[str, Any]:
+    monkeypatch.setattr(step_time, "create", lambda name: SmallResNet(3, 5, widths=(8, 16)))
+    step_time.main(
+        ["--models", "small", "--sizes", "64", "44", "--batch-size", "2", "--repeats", "1",
+         "--device", "cpu", "--output", str(tmp_path), *more]
+    )  # fmt: skip
+    content: dict[str, Any] = json.loads((tmp_path / "step_time.json").read_text())
+    return content
