@@ -11,7 +11,9 @@ trained, as a share of the pre-train network's. The maps of `n_in` to `n_out` ta
 - adjoint: the transpose of the operator that shrinks images bilinearly by the kernels' ratio;
 - linear at the images' ratio, cubic at the images' ratio: the weights with which samples at the
   positions of the small kernel's taps are read off the large one's grid, where neighbouring taps
-  lie as far apart as the two image sizes say (64 / 46) and not as the kernels (3 / 2).
+  lie as far apart as the two image sizes say (64 / 46) and not as the kernels (3 / 2);
+- least squares: the kernel whose response on natural images comes closest to the small one's on
+  the same images shrunk (`_least_squares_map.py`).
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from torch import Tensor
 
 import fxscale
 from benchmarks._env import environment
+from benchmarks._least_squares_map import least_squares
 from benchmarks._table import bullet_list, markdown_table, write_results
 from fxscale.batchnorm import reestimate_batchnorm
 from fxscale.errors import FxscaleError
@@ -49,6 +52,7 @@ def maps(image_ratio: float) -> dict[str, Map]:
         "adjoint": lambda n_in, n_out: _read_off(n_in, n_out, n_out / n_in, _linear),
         "linear at the images' ratio": partial(_read_off, ratio=image_ratio, profile=_linear),
         "cubic at the images' ratio": partial(_read_off, ratio=image_ratio, profile=_cubic),
+        "least squares": partial(least_squares, ratio=image_ratio),
     }
 
 
