@@ -107,7 +107,7 @@ def kept(images: ImageSet, path: Path) -> Iterator[tuple[str, float, float]]:
         shuffled = trainer.images(size).train_images[
             torch.randperm(len(images.train_images), generator=chosen)
         ]
-        reestimate_batchnorm(target, islice(shuffled.split(BATCH_SIZE), BATCHNORM_BATCHES))
+        reestimate_batchnorm(target, islice(torch.split(shuffled, BATCH_SIZE), BATCHNORM_BATCHES))
         yield name, after / before, trainer.evaluate(stage) / before
 
 

@@ -9,8 +9,16 @@ transition at a time:
 
 - `momentum reset`: the target's optimizer starts empty;
 - `warm-up`: the learning rate of the first epoch after the transition is a fifth;
-- `raised rate`: the learning rate is doubled until its first drop;
-- `ramp`: the target trains on images of a size in between for some epochs first.
+- `raised rate`: the learning rate is doubled until its next drop;
+- `raised rate behind the drop`: after the first drop of the learning rate, where the paper finds
+  that late transitions cannot make up any more (section 6), it goes back to its first value for
+  `HIGH_EPOCHS` epochs, then on as scheduled. Before the first drop there is nothing to raise;
+- `ramp`: the target trains on images of a size in between for `BETWEEN_EPOCHS` epochs first;
+- `three stages`: a second pre-train network does, on the same images and for as long, and costs
+  less. Where a kernel of 3 can only be 2 or 3, networks of two sizes would have the same kernels;
+  what lies in between is one in which half of the layers have the target's (`half_kept`).
+
+The last two train the target at its own size for one epoch at least.
 """
 
 from __future__ import annotations
@@ -19,12 +27,15 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import torch
+from torch import nn
 
+import fxscale
 from benchmarks._table import bullet_list, markdown_table, write_results
 from benchmarks._tiny_imagenet_report import RunNames
 from benchmarks.tiny_imagenet import (
@@ -36,12 +47,14 @@ from benchmarks.tiny_imagenet import (
     experiment_parser,
 )
 from fxscale.errors import FxscaleError
-from fxscale.training import ImageSet, Recipe, Run, Trainer
+from fxscale.training import ImageSet, Recipe, Run, SmallResNet, Trainer
 
 NAME = "transition_variants"
 WARM_UP = 0.2
 RAISED = 2.0
-RAMP_EPOCHS = 4
+HIGH_EPOCHS = 3
+BETWEEN_EPOCHS = 4
+BEHIND_DROP = "raised rate behind the drop"
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,27 @@ class FactoredRecipe(Recipe):
         return rate * self.factor if self.first <= epoch < self.last else rate
 
 
+def size_between(experiment: Experiment) -> int:
+    """Half way from the pre-train network's images to the target's, even."""
+    return (experiment.pretrain_size + experiment.target_size) // 2 // 2 * 2
+
+
+def half_kept(experiment: Experiment, target: SmallResNet) -> fxscale.PretrainNetwork:
+    """A pre-train network for `size_between` with the target's kernels in every other block.
+
+    At 54 of 64 pixels a kernel of 3 should be 2.5 wide: half of the layers have 3, half 2, spread
+    evenly over the depth, so that every feature map sees about that share of the image. Whole
+    blocks, because two kernels of 2 in a row keep the grids aligned (padding 1, then 0) where a
+    single one cannot; beginning with the first, so that of every width's two blocks it is the one
+    with the stride that is kept, where kernels of 2 shift the grid. The stem is as in Table 1: 6 of
+    7, which would be nearest, is even and would need operators that pad.
+    """
+    kept = tuple(f"layers.{number}.*" for number in range(0, len(target.layers), 2))
+    return fxscale.downscale(
+        target, size_between(experiment), target_size=experiment.target_size, keep=kept
+    )
+
+
 @dataclass(frozen=True)
 class Tail:
     """What follows the transition after `epoch` epochs, for one seed."""
@@ -69,9 +103,16 @@ class Tail:
     epoch: int
 
     def run(
-        self, recipe: Recipe | None = None, *, reset: bool = False, ramp: int | None = None
+        self,
+        recipe: Recipe | None = None,
+        *,
+        reset: bool = False,
+        by_way_of: Callable[[SmallResNet], nn.Module] | None = None,
     ) -> Run:
-        """The transition with another recipe, an empty optimizer, or by way of `ramp` pixels."""
+        """The transition with another recipe, an empty optimizer, or by way of another network.
+
+        `by_way_of` makes it of the target; it trains on images of `size_between` first.
+        """
         experiment = self.experiment
         trainer = Trainer(
             self.images,
@@ -83,13 +124,22 @@ class Tail:
         stage, records = benchmark.beginning(trainer, "resized", self.epoch)
         if reset:
             stage.optimizer.state.clear()
-        size = ramp or experiment.target_size
-        target = experiment.network(self.seed)
-        stage, change = trainer.upscale(stage, target, size=size, epoch=self.epoch)
-        if ramp:
-            stop = min(self.epoch + RAMP_EPOCHS, experiment.recipe.epochs)
+        target, size = experiment.network(self.seed), experiment.target_size
+        if by_way_of is None:
+            stage, change = trainer.upscale(stage, target, size=size, epoch=self.epoch)
+        else:
+            between = by_way_of(target)
+            stop = min(self.epoch + BETWEEN_EPOCHS, experiment.recipe.epochs - 1)
+            stage, change = trainer.upscale(
+                stage, between, size=size_between(experiment), epoch=self.epoch
+            )
+            stage.phase = "in between"
             records = [*records, *trainer.fit(stage, range(self.epoch, stop))]
-            stage, _ = trainer.enlarge(stage, size=experiment.target_size, epoch=stop)
+            if between is target:
+                stage, second = trainer.enlarge(stage, size=size, epoch=stop)
+            else:
+                stage, second = trainer.upscale(stage, target, size=size, epoch=stop)
+            change = replace(change, seconds=change.seconds + second.seconds)
         epochs = range(len(records), experiment.recipe.epochs)
         return Run("", self.seed, (*records, *trainer.fit(stage, epochs)), change)
 
@@ -100,12 +150,22 @@ class Tail:
         return self.run(self._recipe(WARM_UP, self.epoch + 1))
 
     def raised_rate(self) -> Run:
-        drops = [m for m in self.experiment.recipe.milestones if m > self.epoch]
-        return self.run(self._recipe(RAISED, min(drops, default=self.experiment.recipe.epochs)))
+        return self.run(self._recipe(RAISED, self._next_drop()))
+
+    def raised_behind_drop(self) -> Run:
+        recipe = self.experiment.recipe
+        factor = recipe.learning_rate / recipe.rate(self.epoch)
+        return self.run(self._recipe(factor, min(self.epoch + HIGH_EPOCHS, self._next_drop())))
 
     def ramp(self) -> Run:
-        between = (self.experiment.pretrain_size + self.experiment.target_size) // 2
-        return self.run(ramp=between // 2 * 2)
+        return self.run(by_way_of=lambda target: target)
+
+    def three_stages(self) -> Run:
+        return self.run(by_way_of=partial(half_kept, self.experiment))
+
+    def _next_drop(self) -> int:
+        recipe = self.experiment.recipe
+        return min((m for m in recipe.milestones if m > self.epoch), default=recipe.epochs)
 
     def _recipe(self, factor: float, last: int) -> Recipe:
         recipe = asdict(self.experiment.recipe)
@@ -116,8 +176,15 @@ VARIANTS: dict[str, Callable[[Tail], Run]] = {
     "momentum reset": Tail.momentum_reset,
     "warm-up": Tail.warm_up,
     "raised rate": Tail.raised_rate,
+    BEHIND_DROP: Tail.raised_behind_drop,
     "ramp": Tail.ramp,
+    "three stages": Tail.three_stages,
 }
+
+
+def applicable(name: str, recipe: Recipe, epoch: int) -> bool:
+    """Whether a variant differs from the plain transition after `epoch` epochs."""
+    return name != BEHIND_DROP or recipe.rate(epoch) < recipe.learning_rate
 
 
 def settings_of(journal: Path) -> Experiment:
@@ -144,13 +211,16 @@ def report(
             for final, s in zip(finals, seeds, strict=True)
         ]
         gain = "" if of_seeds is plain else _spread(gains, sign="+")
-        rows.append([name, str(len(seeds)), _spread(finals), gain])
-    table = markdown_table(["variant", "seeds", "final accuracy, %", "to plain, points"], rows)
+        times = [100 * of_seeds[s].seconds / plain[s].seconds for s in seeds]
+        time = "" if of_seeds is plain else _spread(times)
+        rows.append([name, str(len(seeds)), _spread(finals), gain, time])
+    header = ["variant", "seeds", "final accuracy, %", "to plain, points", "time, % of plain"]
+    table = markdown_table(header, rows)
     return (
         f"# Ways through the transition\n\n{bullet_list(facts)}\n\n"
         f"Transition after epoch {epoch}. Accuracy on the test images after the last epoch; mean ± "
-        "sample\nstandard deviation over the seeds, of the differences seed by seed in the last "
-        f"column.\n\n{table}\n"
+        "sample\nstandard deviation over the seeds, of the differences and ratios seed by seed in "
+        f"the last\ncolumns. Time is that of the whole training, as measured.\n\n{table}\n"
     )
 
 
@@ -174,6 +244,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name == RunNames.resized(options.transition)
     }
     for name in options.variants:
+        if not applicable(name, experiment.recipe, options.transition):
+            print(f"{name}: the learning rate has not dropped yet, there is nothing to raise")
+            continue
         for seed in sorted(plain):
             label = f"{name}@{options.transition}"
             if (label, seed) in finished.runs:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from benchmarks import tiny_imagenet, transition_variants
-from benchmarks.transition_variants import FactoredRecipe
+from benchmarks.tiny_imagenet import Experiment
+from benchmarks.transition_variants import FactoredRecipe, half_kept, size_between
 from fxscale.errors import FxscaleError
 from fxscale.training import Recipe
 from tests.benchmarks.tiny_images import run_tiny_imagenet, write_images
@@ -28,16 +30,20 @@ def runs(journal: Path) -> dict[str, dict[str, Any]]:
     return {run["name"]: run for run in of_lines}
 
 
+def column(run: dict[str, Any], name: str) -> list[Any]:
+    return [record[name] for record in run["records"]]
+
+
 def test_every_variant_differs_from_the_plain_transition_as_it_says(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = runs(tmp_path / "tiny_imagenet.jsonl")["resized at epoch 1"]
     run_variants(data, tmp_path)
     found = runs(tmp_path / "transition_variants.jsonl")
-    assert list(found) == ["momentum reset@1", "warm-up@1", "raised rate@1", "ramp@1"]
-
-    def column(run: dict[str, Any], name: str) -> list[Any]:
-        return [record[name] for record in run["records"]]
+    assert list(found) == [
+        "momentum reset@1", "warm-up@1", "raised rate@1", "ramp@1", "three stages@1",
+    ]  # fmt: skip
+    assert "raised rate behind the drop: the learning rate has not" in capsys.readouterr().out
 
     for run in found.values():
         # What comes before the transition is the plain run's, times and all.
@@ -46,7 +52,10 @@ def test_every_variant_differs_from_the_plain_transition_as_it_says(
     assert column(found["warm-up@1"], "learning_rate") == pytest.approx([0.02, 0.004, 0.002])
     assert column(found["raised rate@1"], "learning_rate") == pytest.approx([0.02, 0.04, 0.002])
     assert column(found["momentum reset@1"], "learning_rate") == column(plain, "learning_rate")
-    assert column(found["ramp@1"], "size") == [24, 28, 28]
+    for name in ("ramp@1", "three stages@1"):
+        assert column(found[name], "size") == [24, 28, 32]
+        assert column(found[name], "phase") == ["pre-train", "in between", "target"]
+    assert column(found["ramp@1"], "train_loss") != column(found["three stages@1"], "train_loss")
     assert "| momentum reset | 1 |" in (tmp_path / "transition_variants.md").read_text()
 
     # Finished: nothing is trained again.
@@ -56,13 +65,43 @@ def test_every_variant_differs_from_the_plain_transition_as_it_says(
     assert runs(tmp_path / "transition_variants.jsonl") == found
 
 
+def test_behind_the_drop_the_rate_goes_back_for_some_epochs(data: Path, tmp_path: Path) -> None:
+    late = tmp_path / "late"
+    run_tiny_imagenet(data, late, "--epochs", "7", "--milestones", "1", "6", "--transitions", "2")
+
+    run_variants(data, late, "--transition", "2", "--variants", "raised rate behind the drop")
+
+    (run,) = runs(late / "transition_variants.jsonl").values()
+    assert run["name"] == "raised rate behind the drop@2"
+    high, low = 0.02, 0.002
+    rates = [high, low, high, high, high, low, low / 10]
+    assert column(run, "learning_rate") == pytest.approx(rates)
+
+
+def test_every_other_block_of_the_network_in_between_is_the_targets() -> None:
+    recipe = Recipe(3, 0.1, ())
+    experiment = Experiment(recipe, 10, 0, 64, 46, (8, 16, 32), 2, ())
+    assert size_between(experiment) == 54
+
+    between = half_kept(experiment, experiment.network(0))
+
+    kernels = {
+        name: module.kernel_size[0]
+        for name, module in between.named_modules()
+        if isinstance(module, nn.Conv2d) and module.kernel_size[0] > 1
+    }
+    blocks = {f"layers.{i}.conv{j}": 2 + (i + 1) % 2 for i in range(6) for j in (1, 2)}
+    assert kernels == {"stem": 5} | blocks
+    assert not between.plan.pad_operators
+
+
 def test_a_variant_that_changes_nothing_is_the_plain_transition(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transition_variants, "RAISED", 1.0)
     run_variants(data, tmp_path, "--variants", "raised rate")
     report = (tmp_path / "transition_variants.md").read_text()
-    assert [line for line in report.splitlines() if line.endswith("| +0.0 |")]
+    assert [line for line in report.splitlines() if "| +0.0 |" in line]
 
 
 def test_the_factor_holds_for_its_epochs_alone() -> None:
