@@ -1,16 +1,20 @@
-"""Measurements are pages of the site, too: `benchmarks/results/` lies outside `docs/`.
+"""What the site holds beside `docs/`: measurements, and MathJax.
 
-Pages link to them as they lie in the checkout (`../benchmarks/results/step_time.md`), so that the
-links work in any viewer of the repository; here they, and links to the README, stay in the site.
+Measurements are pages, too: `benchmarks/results/` lies outside `docs/`. Pages link to them as they
+lie in the checkout (`../benchmarks/results/step_time.md`), so that the links work in any viewer of
+the repository; here they, and links to the README, stay in the site. MathJax is copied from an
+installed package, so that formulas show where there is no network.
 """
 
 from __future__ import annotations
 
 import re
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
@@ -18,6 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = "benchmarks/results"
 IN_THE_SITE = {"README.md#layers-of-your-own": "how-to/own-layers.md"}
 """Sections of the README that pages link to -> the site's page about the same."""
+MATHJAX = "mathjax/static/mathjax/es5/tex-svg.js"
+"""Draws formulas as paths: one file, without fonts."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -27,7 +33,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             result = File.generated(config, name, abs_src_path=str(path))
             result.inclusion = InclusionLevel.NOT_IN_NAV
             files.append(result)
+    script = File.generated(config, "javascripts/tex-svg.js", abs_src_path=_mathjax())
+    files.append(script)
     return files
+
+
+def _mathjax() -> str:
+    try:
+        return str(distribution("django-static-mathjax").locate_file(MATHJAX))
+    except PackageNotFoundError as error:
+        raise PluginError("formulas need MathJax: pip install 'fxscale[docs]'") from error
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:

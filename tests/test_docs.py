@@ -33,6 +33,7 @@ def test_python_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for package in NEEDS.get(page, ()):
         pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")  # pages show what is printed there
     registry = fxscale.passes.ops.registry._REGISTRY
     monkeypatch.setattr(fxscale.passes.ops.registry, "_REGISTRY", dict(registry))
     assert run_python(DOCS / page) > 0
@@ -56,6 +57,13 @@ def test_navigation_names_every_page() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
     named = re.findall(r": ([\w/-]+\.md)$", navigation, re.MULTILINE)
     assert sorted(named) == PAGES
+
+
+def test_pages_fetch_nothing_from_elsewhere() -> None:
+    """Formulas, fonts and styles come with the site: it works without a network."""
+    configuration = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert "://" not in configuration
+    assert "\n  font: false" in configuration
 
 
 def test_reference_names_everything_public() -> None:

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from fxscale.cli.compare import compare
 from fxscale.cli.demo import demo
@@ -20,8 +20,26 @@ from fxscale.cli.upscale import upscale
 from fxscale.errors import FxscaleError
 
 
+def _without_types_of_flags(parameters: list[Any]) -> list[Any]:
+    """The help of newer typer writes a value's type behind every option, also behind flags."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+            parameter.metavar = ""
+    return parameters
+
+
+class _Command(TyperCommand):
+    """A command whose help shows flags as flags."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types_of_flags(super().get_params(ctx))
+
+
 class _Commands(TyperGroup):
     """Turns the errors that a user can cause into one line on stderr and exit code 1."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types_of_flags(super().get_params(ctx))
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -75,7 +93,7 @@ app = typer.Typer(
 )
 app.callback()(_fxscale)
 for command in (plan, sizes, downscale, upscale, onnx, train, compare, demo, models):
-    app.command()(command)
+    app.command(cls=_Command)(command)
 
 
 def main() -> None:

@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fxscale.cli.options import Debug, Quiet
-from fxscale.cli.training_options import with_training_options
+from fxscale.cli.options import AsJson, Debug, Quiet
+from fxscale.cli.training_options import (
+    Accelerator,
+    AcceleratorOption,
+    with_training_options,
+)
 
 if TYPE_CHECKING:
     from fxscale.training.observers import TrainingObserver
@@ -26,15 +30,17 @@ def compare(
     resize_at: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="EPOCH[,EPOCH...]|auto|plateau",
-            help="When to go over to the target; repeat it to compare several.",
+            metavar="WHEN",
+            help="When to go over to the target: after so many epochs, 28 or 14,28; auto: two "
+            "before the rate first drops; plateau: when accuracy stops rising. Repeat it to "
+            "compare several.",
             show_default="auto",
         ),
     ] = None,
     progressive_at: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="EPOCH[,EPOCH...]|auto|plateau|none",
+            metavar="WHEN|none",
             help="The same for progressive resizing; none leaves it out.",
             show_default="the first --resize-at",
         ),
@@ -48,7 +54,8 @@ def compare(
             "--resume", help="Go on; finished runs are kept, new transitions and seeds added."
         ),
     ] = False,
-    accelerator: Annotated[str, typer.Option(metavar="auto|cpu|cuda")] = "auto",
+    accelerator: AcceleratorOption = Accelerator.auto,
+    as_json: AsJson = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -58,15 +65,15 @@ def compare(
     unchanged network on small images first (left out where its head does not take them); and the
     pre-train network with a transition, one variant per `--resize-at`. Writes `comparison.html`
     (which holds its pictures), PNG files and `comparison.json`: accuracy against epochs and against
-    training time, and a table of best accuracy (epoch) and total time.
+    training time, and a table of best accuracy (epoch) and total time. With --json,
+    `comparison.json` is printed too, and the progress is told on stderr.
 
     **Examples**
 
         fxscale compare --model resnet34 --data DIR --resize-at 28 --resize-at 58 -o out
         fxscale compare --model resnet34 --data DIR --resize-at 28 --seeds 3 --resume -o out
     """
-    from rich.console import Console
-
+    from fxscale.cli.tables import progress_console
     from fxscale.training.bar import Bar
     from fxscale.training.compare import compare as run
     from fxscale.training.compare import variants
@@ -76,10 +83,10 @@ def compare(
 
     require("matplotlib")
     first_process = os.environ.get("RANK", "0") == "0"
-    console = Console(quiet=quiet or not first_process)
+    console = progress_console(as_json=as_json, quiet=quiet or not first_process)
 
     def bar(title: str) -> Sequence[TrainingObserver]:
-        console.rule(title)
+        (console.rule if console.is_terminal else console.print)(title)
         return [Bar(console)]
 
     progressive = None if progressive_at is None else [p for p in progressive_at if p != "none"]
@@ -92,10 +99,12 @@ def compare(
         resume=resume,
         observers=bar,
         note=console.print,
-        accelerator=accelerator,
+        accelerator=accelerator.value,
     )
     if not first_process:
         return
     report = write_report(comparison, output)
     console.print(comparison_table(comparison))
     console.print(f"Report: {report}")
+    if as_json:
+        typer.echo((output / "comparison.json").read_text(encoding="utf-8"), nl=False)

@@ -35,7 +35,7 @@ def demo(
 
         fxscale demo --seeds 3 -o results
     """
-    from rich.console import Console
+    from fxscale.cli.tables import progress_console
 
     try:
         from fxscale.training.demo import run_demo
@@ -45,7 +45,7 @@ def demo(
         raise FxscaleError(
             f"the demo needs the package {error.name!r}: pip install 'fxscale[train]'"
         ) from error
-    console = Console(quiet=quiet or as_json)
+    console = progress_console(as_json=as_json, quiet=quiet)
     result = run_demo(seeds=seeds, epochs=epochs, output=output, console=console)
     if as_json:
         typer.echo(result.figures.read_text(encoding="utf-8"), nl=False)

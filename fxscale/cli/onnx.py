@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fxscale.cli.options import Debug, InputSize, Keep, KernelPolicy, Model, Quiet, TargetSize
+from fxscale.cli.options import (
+    AsJson,
+    Debug,
+    InputSize,
+    Keep,
+    KernelPolicy,
+    Model,
+    Quiet,
+    TargetSize,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,9 +58,7 @@ def onnx(
         int | None,
         typer.Option(help="Version of the ONNX operators.", show_default="what torch recommends"),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the report as JSON instead of text.")
-    ] = False,
+    as_json: AsJson = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -94,8 +101,10 @@ def onnx(
     path = output or check
     assert path is not None  # told above
     report = validate_onnx(path, network)
-    if not quiet:
-        typer.echo(json.dumps(report.to_dict(), allow_nan=False) if as_json else str(report))
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), allow_nan=False))
+    elif not quiet:
+        typer.echo(str(report))
     if not report.equal:
         where = f"; it first diverges at {report.divergence}" if report.divergence else ""
         raise OnnxError(f"{path} is not valid or does not compute what torch does{where}")

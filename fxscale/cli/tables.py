@@ -19,6 +19,12 @@ def terminal() -> Console:
     return Console(highlight=False, width=width)
 
 
+def progress_console(*, as_json: bool, quiet: bool) -> Console:
+    """The console on which a long command tells how it goes: stderr where stdout is for JSON."""
+    stream = sys.stderr if as_json else sys.stdout
+    return Console(stderr=as_json, quiet=quiet, width=None if stream.isatty() else UNBROKEN)
+
+
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: str = "") -> None:
     """One line per row under the headings; `numbers` names the columns that stand to the right."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")

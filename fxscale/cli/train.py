@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fxscale.cli.options import Debug, Quiet
-from fxscale.cli.training_options import with_training_options
+from fxscale.cli.options import AsJson, Debug, Quiet
+from fxscale.cli.training_options import (
+    Accelerator,
+    AcceleratorOption,
+    with_training_options,
+)
 
 if TYPE_CHECKING:
     from fxscale.training.observers import TrainingObserver
+    from fxscale.training.run import TrainingResult
 
 
 @with_training_options
@@ -27,9 +34,9 @@ def train(
     resize_at: Annotated[
         str,
         typer.Option(
-            metavar="EPOCH[,EPOCH...]|auto|plateau|never",
-            help="When to go over: after so many epochs; two before the rate first drops; when "
-            "accuracy stops rising.",
+            metavar="WHEN",
+            help="When to go over: after so many epochs, 28 or 14,28; auto: two before the rate "
+            "first drops; plateau: when accuracy stops rising; never.",
         ),
     ] = "auto",
     progressive: Annotated[
@@ -44,10 +51,11 @@ def train(
         bool,
         typer.Option("--resume", help="Go on from the last checkpoint in --output, if any."),
     ] = False,
-    accelerator: Annotated[str, typer.Option(metavar="auto|cpu|cuda")] = "auto",
+    accelerator: AcceleratorOption = Accelerator.auto,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write curves to FOLDER/tensorboard, too.")
     ] = False,
+    as_json: AsJson = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -55,7 +63,8 @@ def train(
 
     Writes `checkpoints/last.safetensors` and `best.safetensors`, `metrics.jsonl` and, at the end,
     `weights.safetensors` into the output folder. On several devices, also of several machines that
-    share the folder: `torchrun --nproc-per-node 8 -m fxscale train ...`
+    share the folder: `torchrun --nproc-per-node 8 -m fxscale train ...` With --json, the progress
+    is told on stderr.
 
     **Examples**
 
@@ -63,15 +72,15 @@ def train(
         fxscale train --model resnet34 --data DIR --epochs 90 --resize-at 28 -o runs/a --resume
         fxscale train --model net.py:build --target-size 64 --pretrain-size 46 -o runs/digits
     """
-    from rich.console import Console
-
+    from fxscale.cli.tables import progress_console
     from fxscale.training.bar import Bar
     from fxscale.training.observers import TensorBoard
     from fxscale.training.run import train as run
     from fxscale.training.settings import Settings
     from fxscale.training.store import Store
 
-    console = Console(quiet=quiet or os.environ.get("RANK", "0") != "0")
+    first_process = os.environ.get("RANK", "0") == "0"
+    console = progress_console(as_json=as_json, quiet=quiet or not first_process)
     observers: list[TrainingObserver] = [Bar(console)]
     if tensorboard:
         observers.append(TensorBoard(Store(output).tensorboard))
@@ -80,10 +89,27 @@ def train(
         output,
         resume=resume,
         observers=observers,
-        accelerator=accelerator,
+        accelerator=accelerator.value,
     )
+    weights = Store(output).weights
+    if as_json and first_process:
+        typer.echo(json.dumps(_as_json(result, weights)))
     console.print(
         f"accuracy {100 * result.epochs[-1].accuracy:.2f} % after {len(result.epochs)} epochs, "
         f"best {100 * result.best.accuracy:.2f} % (epoch {result.best.epoch}), "
-        f"{result.seconds:.1f} s of training. Weights: {Store(output).weights}"
+        f"{result.seconds:.1f} s of training. Weights: {weights}"
     )
+
+
+def _as_json(result: TrainingResult, weights: Path) -> dict[str, Any]:
+    """What was trained and how it went; epochs and transitions as in `metrics.jsonl`."""
+    return {
+        "file": str(weights),
+        "accuracy": result.epochs[-1].accuracy,
+        "best_accuracy": result.best.accuracy,
+        "best_epoch": result.best.epoch,
+        "seconds": result.seconds,
+        "compile_seconds": result.compile_seconds,
+        "epochs": [asdict(epoch) for epoch in result.epochs],
+        "transitions": [asdict(c) | {"seconds": c.seconds} for c in result.changes],
+    }

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from enum import StrEnum
 from functools import wraps
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeAlias, get_type_hints
 
 import typer
 
@@ -45,6 +45,19 @@ class OnCorrupt(StrEnum):
     skip = "skip"
 
 
+class Accelerator(StrEnum):
+    """The devices to train on."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+AcceleratorOption: TypeAlias = Annotated[
+    Accelerator, typer.Option(help="Where to train; auto: on GPUs where there are any.")
+]
+
+
 def training_options(
     model: Annotated[
         str,
@@ -57,11 +70,13 @@ def training_options(
         str,
         typer.Option(
             metavar="FOLDER|digits|synthetic",
-            help="A folder with train/CLASS/* and val/CLASS/*, or train*.tar and val*.tar; "
+            help="A folder with `train/CLASS/*` and `val/CLASS/*`, or `train*.tar` and `val*.tar`; "
             "digits that come with scikit-learn; noise, to measure speed.",
         ),
     ] = "digits",
-    target_size: Annotated[int, typer.Option(help="Image size of the target network.")] = 224,
+    target_size: Annotated[
+        int, typer.Option(metavar="SIZE", help="Image size of the target network.")
+    ] = 224,
     pretrain_size: Annotated[
         str,
         typer.Option(
@@ -78,8 +93,8 @@ def training_options(
             show_default="none",
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1)] = 90,
-    learning_rate: Annotated[float, typer.Option()] = 0.1,
+    epochs: Annotated[int, typer.Option(min=1, help="Of all networks together.")] = 90,
+    learning_rate: Annotated[float, typer.Option(help="Before it first drops.")] = 0.1,
     milestones: Annotated[
         str,
         typer.Option(
@@ -87,7 +102,7 @@ def training_options(
         ),
     ] = "30,60",
     gamma: Annotated[float, typer.Option(help="What the rate is then multiplied by.")] = 0.1,
-    weight_decay: Annotated[float, typer.Option(min=0)] = 1e-4,
+    weight_decay: Annotated[float, typer.Option(min=0, help="Of all parameters.")] = 1e-4,
     extra_training: Annotated[
         int,
         typer.Option(
@@ -104,7 +119,9 @@ def training_options(
             help="Let the rate rise linearly over the first epochs after a transition; 0: at once.",
         ),
     ] = 0.0,
-    optimizer: Annotated[OptimizerName, typer.Option()] = OptimizerName.sgd,
+    optimizer: Annotated[
+        OptimizerName, typer.Option(help="Its state goes through transitions, too.")
+    ] = OptimizerName.sgd,
     momentum: Annotated[float, typer.Option(help="Of SGD.")] = 0.9,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Images per step, over all processes together.")
@@ -115,7 +132,9 @@ def training_options(
     clip_norm: Annotated[
         float | None, typer.Option(help="Largest norm of the gradients.", show_default="none")
     ] = None,
-    label_smoothing: Annotated[float, typer.Option()] = 0.0,
+    label_smoothing: Annotated[
+        float, typer.Option(help="Share of a label that goes to all classes alike.")
+    ] = 0.0,
     mixup: Annotated[float, typer.Option(help="Alpha of mix-up; 0: none.")] = 0.0,
     average: Annotated[
         float, typer.Option(help="Decay of a moving average of the weights (EMA); 0: none.")
@@ -123,8 +142,13 @@ def training_options(
     batchnorm_batches: Annotated[
         int, typer.Option(min=0, help="Batches to re-estimate BatchNorm over at a transition.")
     ] = 20,
-    precision: Annotated[Precision, typer.Option()] = Precision.fp32,
-    channels_last: Annotated[bool, typer.Option("--channels-last/--contiguous")] = True,
+    precision: Annotated[
+        Precision, typer.Option(help="Of the arithmetic; weights are float32.")
+    ] = Precision.fp32,
+    channels_last: Annotated[
+        bool,
+        typer.Option("--channels-last/--contiguous", help="Memory layout of images and weights."),
+    ] = True,
     compile: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
     sync_batchnorm: Annotated[
         bool,
@@ -133,7 +157,7 @@ def training_options(
             help="BatchNorm over the images of all processes instead of each one's own; on GPUs.",
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, order and augmentation.")] = 0,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Deterministic algorithms alone.")
     ] = False,

@@ -23,6 +23,7 @@ class Bar(observers.TrainingObserver):
             TimeElapsedColumn(),
             console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
 
     def started(self, plan: observers.Plan, progress: progress.Progress) -> None:

@@ -23,12 +23,13 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem;
        color: #2e3440; background: white; }
 h1 { font-size: 1.7rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
+img { max-width: 100%; margin-top: 2.5rem; }
 table { border-collapse: collapse; width: 100%; }
 th, td { padding: .4rem .6rem; text-align: right; border-bottom: 1px solid #d8dee9; }
 td { font-size: .9rem; white-space: nowrap; font-variant-numeric: tabular-nums; }
 th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 12rem; }
 tr.target { background: #eceff4; } tr.resized td { font-weight: 600; }
-img { max-width: 100%; } .finding { font-size: 1.15rem; } .note, details { color: #4c566a; }
+.finding { font-size: 1.15rem; } .note, details { color: #4c566a; }
 pre { overflow-x: auto; }
 """
 
@@ -107,7 +108,9 @@ def _page(
     machine = content["machine"]
     title = f"{Path(settings.model).name} on {comparison.data}"
     sizes = ", ".join(map(str, settings.pretrain_sizes))
-    where = f"{machine['gpu'] or machine['processor']}, {machine['threads']} threads"
+    threads = "one thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
+    where = f"{machine['gpu'] or machine['processor']}, {threads}"
+    date = datetime.fromisoformat(content["date"]).strftime("%Y-%m-%d %H:%M UTC")
     head = "".join(f"<th>{escape(heading)}</th>" for heading in HEADINGS)
     body = "\n".join(
         f'<tr class="{row.variant.kind}">'
@@ -115,8 +118,9 @@ def _page(
         + "</tr>"
         for row in rows(comparison)
     )
+    # The pictures bear their titles, for slides.
     images = "\n".join(
-        f'<h2>{escape(name)}</h2>\n<img alt="{escape(name)}" src="data:image/png;base64,'
+        f'<img alt="{escape(name)}" src="data:image/png;base64,'
         f'{base64.b64encode(picture).decode()}">'
         for name, picture in pictures
     )
@@ -141,11 +145,11 @@ and the epoch is the one it was reached in. Times are those of training, of tran
 every epoch of a phase taken the phase's median time. Progressive resizing trains the unchanged
 network on small images first.
 Thin lines: networks before the last transition. Rings: right after a transition. Bands: from the
-lowest to the highest seed.</p>
+lowest to the highest seed. Dotted, in the last picture: the accuracy of the target alone.</p>
 {left_out}
 {images}
 <h2>How it was measured</h2>
-<p class="note">{escape(content["date"])}, torch {escape(machine["torch"])}, {escape(where)}, data:
+<p class="note">{date}, torch {escape(machine["torch"])}, {escape(where)}, data:
 {escape(comparison.data)}.</p>
 <details><summary>Settings of the runs with a transition</summary><pre>{options}</pre></details>
 </body>

@@ -127,8 +127,8 @@ def finding(comparison: Comparison) -> str:
     margin = stdev(target.best) if len(target.best) > 1 else 0.0
     told = [f"The target network alone reaches {percent(target.best, 2)}"]
     for kind, words in (
-        ("resized", "The pre-train network, resized"),
-        ("progressive", "Progressive resizing"),
+        ("resized", "The pre-train network, resized {},"),
+        ("progressive", "Progressive resizing {}"),
     ):
         of_kind = [row for row in table if row.variant.kind == kind]
         if not of_kind:
@@ -137,7 +137,8 @@ def finding(comparison: Comparison) -> str:
         row = max(kept, key=lambda r: mean(r.saved)) if kept else max(of_kind, key=_mean_best)
         fate = "" if kept else ", less than the target alone,"
         told.append(
-            f"{words} {row.variant.when}, reaches {percent(row.best, 2)}{fate} in {saving(row, 1)}"
+            f"{words.format(row.variant.when)} reaches {percent(row.best, 2)}{fate} in "
+            f"{saving(row, 1)}"
         )
     return ". ".join(told) + "."
 

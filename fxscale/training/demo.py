@@ -119,6 +119,7 @@ def run_demo(
         TextColumn("{task.percentage:3.0f} %"),
         TimeElapsedColumn(),
         console=console,
+        disable=not console.is_terminal,
     ) as progress:
         for number in range(seed, seed + seeds):
             # The runs take turns, epoch by epoch: other load on the machine slows both alike.

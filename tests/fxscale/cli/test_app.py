@@ -4,13 +4,14 @@ import subprocess
 import sys
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from fxscale.cli import compile as compile_module
 from fxscale.cli.app import app
 from fxscale.errors import SizeError
 
-COMMANDS = ("plan", "downscale", "upscale", "demo")
+COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
 runner = CliRunner()
 
 
@@ -27,6 +28,26 @@ def test_help_of_every_command_shows_an_example(command: str) -> None:
     assert result.exit_code == 0
     assert f" fxscale {command} " in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_reads_well(command: str) -> None:
+    """Every option is explained, a flag takes no value, and Markdown swallows no asterisk."""
+    result = runner.invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+    assert "<bool>" not in result.stdout
+    shown = " ".join(result.stdout.replace("│", " ").split())
+    for option in get_command(app).commands[command].params:
+        assert option.help
+        assert option.help.replace("`", "") in shown, option.name
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_the_same_options_for_scripts(command: str) -> None:
+    found = {o.name: o.opts for o in get_command(app).commands[command].params}
+    assert found["as_json"] == ["--json"]
+    assert found["quiet"] == ["--quiet", "-q"]
+    assert found["debug"] == ["--debug"]
+    assert found.get("output") in (None, ["--output", "-o"])
 
 
 def test_version() -> None:

@@ -148,6 +148,16 @@ def test_phases_are_those_of_the_variants(images: Path, tmp_path: Path) -> None:
     whole = json.loads((runs / "progressive-1" / "seed-3" / "history.json").read_text())
     assert not small["settings"]["progressive"]
     assert whole["settings"]["progressive"]
+    resumed = command(images, tmp_path, "--resize-at", "1", "--resume", "--json")
+    document = runner.invoke(app, resumed)
+    assert document.exit_code == 0, document.output
+    assert document.stdout == (tmp_path / "out" / "comparison.json").read_text(encoding="utf-8")
+    assert "Report: " in document.stderr
+    silent = runner.invoke(app, [*resumed, "-q"])
+    assert (silent.exit_code, silent.stderr) == (0, "")
+    assert [v["key"] for v in json.loads(silent.stdout)["variants"]] == [
+        *("target", "pretrain", "progressive-1", "resized-1")
+    ]
     again = runner.invoke(app, command(images, tmp_path, "--resize-at", "1"))
     assert again.exit_code == 1
     assert "holds a comparison already" in again.stderr
@@ -180,6 +190,7 @@ def test_a_head_of_fixed_size_is_left_out_of_progressive_resizing(
         (["--resize-at", "1", "--model", "no_such"], 1, "there is no model 'no_such'"),
         (["--resize-at", "1", "--data", "absent"], 1, "absent: no such folder"),
         (["--seeds", "0"], 2, "--seeds"),
+        (["--accelerator", "tpu"], 2, "Invalid value for '--accelerator'"),
         (["--milestones", "a"], 2, "write whole numbers"),
         (["--progressive"], 2, "No such option"),
     ],

@@ -91,6 +91,14 @@ ERRORS = {
     "upscale other.safetensors -o a": "carries no plan",
     "upscale other.safetensors --plan none.json -o a": "none.json: No such file",
     "upscale other.safetensors --plan list.json -o a": "list.json",
+    # what has been exported, or is to be trained
+    "onnx reznet34 -o a.onnx": "there is no model",
+    "onnx m.py:good --input-size 16 --check none.onnx": "none.onnx",
+    "onnx m.py:good --input-size 16 --target-size 24 -o none/a.onnx": "none: the folder does not",
+    "train --model reznet34 -o a": "there is no model",
+    "train --model m.py:good --data none -o a": "none: no such folder",
+    "compare --model reznet34 -o a": "there is no model",
+    "compare --model m.py:good --data none --resize-at 3 -o a": "none: no such folder",
 }
 """Command -> what its message says."""
 
@@ -112,6 +120,12 @@ WRONG_USAGE = {
     "downscale m.py:good --init none -o a": "Invalid value",
     "upscale a --interpolation none -o a": "Invalid value",
     "onnx m.py:good": "either --output",
+    "onnx m.py:good -o a.onnx --check b.onnx": "either --output",
+    "train -o a": "Missing option",
+    "train --model m.py:good": "Missing option",
+    "train --model m.py:good -o a --accelerator tpu": "Invalid value",
+    "compare --model m.py:good": "Missing option",
+    "compare --model m.py:good -o a --seeds 0": "Invalid value",
     "demo --seeds 0": "Invalid value",
     "demo --epochs 3": "Invalid value",
     "models a b": "unexpected extra argument",
@@ -123,8 +137,10 @@ def test_errors_exit_with_1_and_are_one_line(folder: Path, command: str) -> None
     before = {path.name for path in folder.iterdir()}
     if "torchvision/" in command:
         pytest.importorskip("torchvision")
-    if "--graph" in command:
-        pytest.importorskip("matplotlib")
+    if "--graph" in command or command.startswith(("train", "compare")):
+        pytest.importorskip("matplotlib")  # of the extra `train`
+    if command.startswith("onnx"):
+        pytest.importorskip("onnxscript")
     result = runner.invoke(app, command.split())
     assert result.exit_code == 1, result.output
     assert result.stdout == ""

@@ -33,6 +33,11 @@ def test_digits(options: list[str], tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "transition to 24 px after epoch 1" in result.output
     assert "Weights:" in result.output
+    told = result.stdout.splitlines()
+    assert [line[:11] for line in told[:4]] == [
+        *("epoch   1 ·", "transition ", "epoch   2 ·", "epoch   3 ·")
+    ]
+    assert len(told) == 3 + 1 + 1  # a line each, also in a pipe: epochs, transition, result
     run = tmp_path / "run"
     assert {p.name for p in (run / "checkpoints").iterdir()} == {
         "best.safetensors",
@@ -56,9 +61,28 @@ def test_digits(options: list[str], tmp_path: Path) -> None:
     assert resumed.output == ""
 
 
+def test_json_is_all_of_stdout(options: list[str], tmp_path: Path) -> None:
+    result = runner.invoke(app, [*options, "--json"])
+    assert result.exit_code == 0, result.output
+    content = json.loads(result.stdout)
+    lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    for event, key in (("epoch", "epochs"), ("transition", "transitions")):
+        found = [line for line in lines if line["event"] == event]
+        assert [line | entry for line, entry in zip(found, content[key], strict=True)] == found
+    assert content["file"] == str(tmp_path / "run" / "weights.safetensors")
+    assert content["best_accuracy"] == max(e["accuracy"] for e in content["epochs"][1:])
+    assert content["accuracy"] == content["epochs"][-1]["accuracy"]
+    # Progress is told on stderr, and not at all with --quiet.
+    assert sum(line.startswith("epoch ") for line in result.stderr.splitlines()) == 3
+    resumed = runner.invoke(app, [*options, "--json", "--quiet", "--resume"])
+    assert (resumed.exit_code, resumed.stderr) == (0, "")
+    assert json.loads(resumed.stdout) == content
+
+
 @pytest.mark.parametrize(
     ("changed", "code", "words"),
     [
+        (["--accelerator", "tpu"], 2, "Invalid value for '--accelerator'"),
         (["--resize-at", "soon"], 1, "does not say when to resize"),
         (["--milestones", "a"], 2, "write whole numbers"),
         (["--pretrain-size", "17,30"], 1, "must grow from phase to phase"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,7 @@ import fxscale
 from fxscale import OnnxError, StateMismatchError
 from fxscale.onnx import upscale_with_onnx
 from fxscale.onnx.inverse import inverse_model
+from fxscale.plan import StateMap
 from fxscale.resample import Interpolation
 from fxscale.training import SmallResNet
 from tests.fxscale.hand_plans import (
@@ -22,6 +25,7 @@ from tests.fxscale.hand_plans import (
     kernel_map,
     plan_of_maps,
 )
+from tests.fxscale.onnx.states import assert_equal
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -41,15 +45,6 @@ PLAN = plan_of_maps(
 def random_state(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     state = {m.key: torch.randn(m.pretrain_shape).to(dtype) for m in PLAN.state}
     return state | {"steps": torch.tensor(7)}
-
-
-def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor], eps: float) -> None:
-    """Same keys, shapes and dtypes; values to 16 `eps` of the largest one of each entry."""
-    assert list(found) == list(expected)
-    for key, value in expected.items():
-        assert (found[key].shape, found[key].dtype) == (value.shape, value.dtype), key
-        error = (found[key].double() - value.double()).abs().max()
-        assert error <= 16 * eps * value.double().abs().max(), key
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -156,6 +151,13 @@ def test_wrong_states_are_refused_as_upscale_state_does() -> None:
         upscale_with_onnx(PLAN, {k: v for k, v in random_state().items() if k != "fc.bias"})
     with pytest.raises(StateMismatchError, match="expected a state dict"):
         upscale_with_onnx(PLAN)
+    small = fxscale.downscale(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)), 8, target_size=12)
+    rounded = {key: value.long() for key, value in small.state_dict().items()}
+    for upscale in (fxscale.upscale_state, upscale_with_onnx):
+        with pytest.raises(
+            StateMismatchError, match=r"0.bias: expected a tensor like torch.float32"
+        ):
+            upscale(small, rounded)
 
 
 def test_shrinking_is_not_in_it() -> None:
@@ -164,10 +166,51 @@ def test_shrinking_is_not_in_it() -> None:
         upscale_with_onnx(plan, {"weight": torch.ones(1, 1, 3)})
 
 
-def test_gains_that_follow_a_kernels_norm_are_refused() -> None:
-    model = torch.nn.Sequential(
-        torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv2d(3, 4, 3))
+def weight_norm_maps(taps: int, *, centred: bool = False) -> tuple[StateMap, StateMap]:
+    """A gain of three numbers before its kernel, which has so many taps in the target."""
+    gain = StateMap("g", "gain", (3, 1), (3, 1), (3, 1), (3, 1), of="v", centred=centred)
+    return gain, kernel_map("v", (3, 2), (3, taps))
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_gains_grow_by_the_norm_of_their_kernel(centred: bool) -> None:
+    state = {
+        "g": torch.tensor([[1.0], [2.0], [3.0]]),
+        "v": torch.tensor([[2.0, 0], [1, 3], [0, 0]]),
+    }
+    plan = plan_of_maps(*weight_norm_maps(3, centred=centred))
+    found = upscale_with_onnx(plan, state, interpolation="bilinear")
+    # 2/3 times (2, 1, 0) and (1, 2, 3); the last kernel is zero: as a constant one.
+    norms = [2**0.5, 2**0.5, 0] if centred else [5**0.5, 14**0.5, 0]
+    before = [2**0.5, 2**0.5, 1] if centred else [2, 10**0.5, 1]
+    growth = torch.tensor([[2 / 3 * n / b] for n, b in zip(norms, before, strict=True)])
+    growth[2] = (2 / 3) ** 0.5
+    torch.testing.assert_close(found["g"], state["g"] * growth)
+    assert_equal(
+        found,
+        fxscale.upscale_state(plan, state, interpolation="bilinear"),
+        torch.finfo(torch.float32).eps,
     )
-    small = fxscale.downscale(model, 8, target_size=12)
-    with pytest.raises(OnnxError, match="follows the norm of a kernel"):
-        inverse_model(small.plan)
+
+
+def test_gains_of_kernels_that_stay_stay() -> None:
+    state = {"g": torch.randn(3, 1), "v": torch.randn(3, 2)}
+    found = upscale_with_onnx(plan_of_maps(*weight_norm_maps(2)), state)
+    assert_equal(found, state, torch.finfo(torch.float32).eps)
+
+
+def test_directions_have_length_one() -> None:
+    grown = StateMap("u", "direction", (2,), (3,), (2,), (3,))
+    plan = plan_of_maps(grown, replace(grown, key="zero"))
+    state = {"u": torch.tensor([0.6, 0.8]), "zero": torch.zeros(2)}
+    found = upscale_with_onnx(plan, state, interpolation="bilinear")
+    expected = torch.tensor([0.6, 0.7, 0.8]) / (0.36 + 0.49 + 0.64) ** 0.5
+    torch.testing.assert_close(found["u"], expected)
+    assert torch.equal(found["zero"], torch.zeros(3))
+
+
+def test_the_graph_of_norms_passes_the_checker() -> None:
+    direction = StateMap("u", "direction", (2,), (3,), (2,), (3,))
+    model = inverse_model(plan_of_maps(*weight_norm_maps(3, centred=True), direction))
+    onnx.checker.check_model(model, full_check=True)
+    assert [value.name for value in model.graph.output] == ["g/target", "v/target", "u/unit"]
