@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from fxscale.passes.axes import Annotation, Axis, Dim, Dims, Extent, Shape, is_spatial
 from fxscale.passes.axis_checks import require_map
+from fxscale.passes.distances import holds_distances
 from fxscale.passes.ops.registry import Call, handles
 from fxscale.passes.origins import Origin
 from fxscale.passes.tracer import VALUE
@@ -222,6 +223,8 @@ def transpose(call: Call) -> Annotation:
 
 @handles(torch.flip, ".flip", params="input *dims")
 def flip(call: Call) -> Annotation:
+    if holds_distances(call.dims()):
+        raise call.refuse("turns distances round", "flip the table of positions itself")
     return call.annotation("input")
 
 

@@ -14,7 +14,6 @@ from torch import fx, nn
 from fxscale.passes.axes import (
     Annotation,
     Axis,
-    Concatenation,
     Dim,
     Dims,
     Extent,
@@ -25,6 +24,7 @@ from fxscale.passes.axes import (
     pretrain_length,
     target_length,
 )
+from fxscale.passes.concatenations import Concatenation
 from fxscale.passes.ops.registry import Call, any_node, handles
 
 
