@@ -55,7 +55,7 @@ from fxscale.passes.lookups import lookup_at
 from fxscale.passes.ops.constant import lay_out
 from fxscale.passes.ops.registry import Call, describe, lookup
 from fxscale.passes.origins import Origin, has_no_order, holds_tensor, origin_of
-from fxscale.passes.parts import KeepLengthError, PartKey, Parts
+from fxscale.passes.parts import Halo, KeepLengthError, PartKey, Parts
 from fxscale.passes.refusal import refusal
 from fxscale.passes.relative_positions import RelativeRead, relative_reads
 from fxscale.passes.shares import Amplitudes
@@ -74,7 +74,7 @@ def annotate(network: TracedNetwork) -> AnnotatedNetwork:
     axis turns out to be of fixed length, and once the axes are found that constants lie along.
     """
     obstacles: dict[fx.Node, UnsupportedModelError] = {}
-    kept: frozenset[PartKey] = frozenset()
+    kept: frozenset[PartKey | Halo] = frozenset()
     laid: dict[Place, Laid] = {}
     reads = relative_reads(network.graph)
     while True:
@@ -108,7 +108,7 @@ class Annotator:
         network: TracedNetwork,
         layouts: WeightLayouts,
         obstacles: Mapping[fx.Node, UnsupportedModelError],
-        kept: frozenset[PartKey] = frozenset(),
+        kept: frozenset[PartKey | Halo] = frozenset(),
         laid: Mapping[Place, Laid] | None = None,
         reads: Mapping[fx.Node, RelativeRead] | None = None,
     ) -> None:

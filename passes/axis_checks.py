@@ -7,6 +7,7 @@ from torch import fx
 from fxscale.passes.axes import Axis, Row
 from fxscale.passes.concatenations import Concatenation
 from fxscale.passes.distances import Distances
+from fxscale.passes.halos import Bordered
 from fxscale.passes.ops.registry import describe
 from fxscale.passes.refusal import refusal
 
@@ -30,7 +31,7 @@ def refuse_meeting(node: fx.Node, axis: Axis) -> None:
     Raises `UnsupportedModelError`.
     """
     refuse_kernel(node, axis)
-    if isinstance(axis, Distances):
+    if isinstance(axis, Distances | Bordered):
         require_map(node, axis)
 
 
@@ -50,6 +51,12 @@ def require_map(node: fx.Node, source: Axis) -> None:
             node,
             f"{describe(node, None)} runs over the distances of a table of relative positions",
             remedy="multiply the queries with the table, and read the distances of their pixels",
+        )
+    if isinstance(source, Bordered):
+        raise refusal(
+            node,
+            f"{describe(node, None)} runs over a padded map of which overlapping windows are taken",
+            remedy="pad the map once more",
         )
     if isinstance(source, Concatenation):
         raise refusal(

@@ -100,17 +100,19 @@ def _given(requested: Sequence[Any]) -> list[bool]:
 def _replace_size(call: Call, size: Any, dim: Dim, place: Any) -> int | Dim | None:
     """Put the planned length in the place of a size that need not come out at it.
 
-    1. A number: where the dimension scales.
+    1. A number, also a computed one that hangs on no map: where the dimension scales.
     2. Arithmetic on lengths, such as `H // 7`; a length as it stands (`H`, `H * W`) follows by
        itself. Only the batch is left open.
     """
     value: int | Dim
     if isinstance(size, fx.Node):
-        if call.annotator.origins[size] is not Origin.SIZE:
+        constant = call.annotator.origins[size] is not Origin.SIZE
+        if constant and not is_spatial(dim):
             return None
         if call.annotator.annotations[size] == Extent(dim):
             return None
-        value = -1 if any(axis.batch for axis in dim) or _counts_samples(size) else dim
+        samples = any(axis.batch for axis in dim) or (not constant and _counts_samples(size))
+        value = -1 if samples else dim
     elif type(size) is int and size != -1 and is_spatial(dim):
         value = dim
     else:
