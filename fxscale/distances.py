@@ -65,7 +65,7 @@ def resize_distances(
         weights = (_hat_up_to(off + half) - _hat_up_to(off - half)) / (2 * half)
     else:
         weights = (1 - off.abs()).clamp(min=0)
-    return (table.movedim(dim, -1) @ weights.to(table).T).movedim(-1, dim)
+    return (table.movedim(dim, -1) @ weights.to(table.dtype).to(table.device).T).movedim(-1, dim)
 
 
 def _hat_up_to(x: Tensor) -> Tensor:

@@ -129,6 +129,10 @@ Case = tuple[Callable[[], nn.Module], Callable[[], nn.Module]]
 
 # Reason: a network that is refused for it, and the same network after the remedy.
 CASES: dict[str, Case] = {
+    "shifts a feature map by pixels": (
+        body(lambda m, x: x + torch.roll(x, (1, 1), (2, 3))),
+        body(lambda m, x: x + torch.roll(x, 1, 1)),
+    ),
     "takes windows of two sizes out of one padded map": (
         body(lambda m, x: two_sizes(*[F.pad(x, (0, 0, 1, 1))] * 2)),
         body(lambda m, x: two_sizes(F.pad(x, (0, 0, 1, 1)), F.pad(x, (0, 0, 1, 1)))),

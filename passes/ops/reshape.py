@@ -230,6 +230,20 @@ def flip(call: Call) -> Annotation:
     return call.annotation("input")
 
 
+@handles(torch.roll, ".roll", params="input shifts dims")
+def roll(call: Call) -> Annotation:
+    """Cyclic shifts of channels; those of pixels go as far as belongs to one size of the map."""
+    dims, over = call.dims(), call.value("dims")
+    every = range(len(dims)) if over is None else (over,)
+    chosen = over if isinstance(over, tuple | list) else every
+    if any(is_spatial(dims[index]) for index in chosen):
+        raise call.refuse(
+            "shifts a feature map by pixels",
+            "shift channels, or register a handler for the module",
+        )
+    return call.annotation("input")
+
+
 @handles(torch.unsqueeze, ".unsqueeze", params="input dim")
 def unsqueeze(call: Call) -> Annotation:
     dims = list(call.dims())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,15 +63,24 @@ def by_numbers(x: Tensor) -> Tensor:
     return x.unflatten(1, (12, 23))[:, :, :12].reshape(2, -1, 12, 12)
 
 
-def attend(absolute: Absolute) -> Body:
+def by_product(queries: Tensor, table: Tensor) -> Tensor:
+    return queries @ table.transpose(0, 1)
+
+
+def by_einsum(queries: Tensor, table: Tensor) -> Tensor:
+    """The parameter itself is multiplied, not a tensor that is computed from it."""
+    return torch.einsum("nhwc,rc->nhwr", queries, table)
+
+
+def attend(absolute: Absolute, multiplied: Callable[[Tensor, Tensor], Tensor] = by_product) -> Body:
     """Attention over all pixels, with logits of the distances across and down."""
 
     def body(m: Any, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
         queries = x.permute(0, 2, 3, 1)
-        across = absolute(queries @ m.across.transpose(0, 1))[:, :, :, None, :]
+        across = absolute(multiplied(queries, m.across))[:, :, :, None, :]
         queries = queries.transpose(1, 2)
-        down = absolute(queries @ m.down.transpose(0, 1)).transpose(1, 2)[..., None]
+        down = absolute(multiplied(queries, m.down)).transpose(1, 2)[..., None]
         logits = (across + down).reshape(n, h * w, h * w)
         x = x.flatten(2)
         return (x @ (x.mT @ x + logits).softmax(-1).mT).reshape(n, c, h, w)
@@ -112,6 +123,30 @@ def test_distances_on_the_image_keep_their_entries(name: str) -> None:
     assert small.across.shape == (2 * LARGE - 1, CHANNELS)
     assert_same_outputs(small, Attention(by_hand(SMALL)), torch.randn(2, 3, SMALL, SMALL))
     assert_same_outputs(model, Attention(by_hand(LARGE)), torch.randn(2, 3, LARGE, LARGE))
+
+
+def test_a_parameter_that_is_multiplied_itself_keeps_its_size() -> None:
+    model = Attention(attend(by_pads, by_einsum))
+    small = fxscale.downscale(model, SMALL, target_size=LARGE, kernels={"conv": 3})
+    assert small.across.shape == (2 * LARGE - 1, CHANNELS)
+    assert_same_outputs(small, Attention(by_hand(SMALL)), torch.randn(2, 3, SMALL, SMALL))
+
+
+def test_the_network_lives_on_as_any_other() -> None:
+    model = Attention(attend(by_pads))
+    small = fxscale.downscale(model, SMALL, target_size=LARGE)
+    image = torch.randn(2, 3, SMALL, SMALL)
+    assert torch.equal(copy.deepcopy(small)(image), small(image))
+    compiled = torch.compile(small, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(image), small(image))
+
+
+def test_the_network_goes_to_onnx(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    small = fxscale.downscale(Attention(attend(by_pads)), SMALL, target_size=LARGE)
+    fxscale.export_onnx(small, tmp_path / "small.onnx")
+    report = fxscale.validate_onnx(tmp_path / "small.onnx", small)
+    assert report.equal, str(report)
 
 
 @pytest.mark.parametrize("name", WAYS)
