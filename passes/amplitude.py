@@ -26,7 +26,7 @@ def insert_scalings(
     """Multiply every sum; returns the nodes that stand for the sums from now on."""
     scaled: dict[fx.Node, fx.Node] = {}
     for scaling in scalings:
-        factor = prod(axis.target / lengths[axis] for axis in scaling.axes) ** scaling.power
+        factor = prod(axis.target / axis.length(lengths) for axis in scaling.axes) ** scaling.power
         if factor != 1:
             node = scaling.node
             users = tuple(node.users)

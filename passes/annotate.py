@@ -46,16 +46,18 @@ from fxscale.passes.axes import (
     Window,
     target_length,
 )
-from fxscale.passes.axis_checks import refuse_kernel, require_map
+from fxscale.passes.axis_checks import refuse_kernel, refuse_meeting, require_map
 from fxscale.passes.concatenations import Concatenations, parts_of
-from fxscale.passes.laid_constants import LaidConstants, Place
+from fxscale.passes.distances import Distances, annotate_read, refuse_open
+from fxscale.passes.laid_constants import Laid, LaidConstants, Place
 from fxscale.passes.literals import substitute_literals
 from fxscale.passes.lookups import lookup_at
 from fxscale.passes.ops.constant import lay_out
 from fxscale.passes.ops.registry import Call, describe, lookup
 from fxscale.passes.origins import Origin, has_no_order, holds_tensor, origin_of
-from fxscale.passes.parts import KeepLengthError, PartKey, Parts
+from fxscale.passes.parts import Halo, KeepLengthError, PartKey, Parts
 from fxscale.passes.refusal import refusal
+from fxscale.passes.relative_positions import RelativeRead, relative_reads
 from fxscale.passes.shares import Amplitudes
 from fxscale.passes.trace import TracedNetwork, tensors_in
 from fxscale.passes.tracer import VALUE, first_line
@@ -72,11 +74,12 @@ def annotate(network: TracedNetwork) -> AnnotatedNetwork:
     axis turns out to be of fixed length, and once the axes are found that constants lie along.
     """
     obstacles: dict[fx.Node, UnsupportedModelError] = {}
-    kept: frozenset[PartKey] = frozenset()
-    laid: dict[Place, Place] = {}
+    kept: frozenset[PartKey | Halo] = frozenset()
+    laid: dict[Place, Laid] = {}
+    reads = relative_reads(network.graph)
     while True:
         layouts = lay_out_weights(network, skip=obstacles)
-        walk = Annotator(network, layouts, obstacles, kept, laid)
+        walk = Annotator(network, layouts, obstacles, kept, laid, reads)
         try:
             result = walk.run()
         except KeepLengthError as found:
@@ -92,6 +95,7 @@ def annotate(network: TracedNetwork) -> AnnotatedNetwork:
             obstacles |= dict.fromkeys(blocked, error)
             continue
         if not walk.constants.found:
+            refuse_open(walk.open_reads)
             return result
         laid |= walk.constants.found
 
@@ -104,8 +108,9 @@ class Annotator:
         network: TracedNetwork,
         layouts: WeightLayouts,
         obstacles: Mapping[fx.Node, UnsupportedModelError],
-        kept: frozenset[PartKey] = frozenset(),
-        laid: Mapping[Place, Place] | None = None,
+        kept: frozenset[PartKey | Halo] = frozenset(),
+        laid: Mapping[Place, Laid] | None = None,
+        reads: Mapping[fx.Node, RelativeRead] | None = None,
     ) -> None:
         self.network = network
         self.layouts = layouts
@@ -120,6 +125,9 @@ class Annotator:
         self._concatenations = Concatenations()
         self.constants = LaidConstants(laid or {}, self.annotations)
         self.lookups: list[Lookup] = []
+        self.reads = reads or {}
+        self.open_reads: list[RelativeRead] = []
+        self._moving = {step for read in self.reads.values() for step in read.steps}
         self.substitutions: list[Substitution] = []
         self.resamplings: list[Resampling] = []
         self.origins: dict[fx.Node, Origin] = {}
@@ -159,6 +167,7 @@ class Annotator:
             scalings=self.amplitudes.settle(self.network.model),
             resamplings=tuple(self.resamplings),
             lookups=tuple(self.lookups),
+            reads=tuple(self.reads.values()),
             statistics=tuple(self.statistics),
             outputs=frozenset(self._output_axes()),
         )
@@ -185,7 +194,11 @@ class Annotator:
                 return self._constant(node)
         module = self.module_of(node)
         registration = lookup(self.target_of(node))
+        if node in self._moving:
+            return None  # a step on the way to what is read, which nobody else sees
         try:
+            if node in self.reads:
+                return annotate_read(self, self.reads[node])
             if registration is None:
                 return self._unknown(node, module)
             return registration.handler(Call(node, registration.params, self, module))
@@ -292,13 +305,6 @@ class Annotator:
         """Whether a node reads a parameter or a buffer, not a constant of the trace."""
         return node.op == "get_attr" and str(node.target) in self._state
 
-    def measures_a_map(self, node: fx.Node) -> bool:
-        """Whether a plain value was computed from the length of a spatial axis."""
-        if carries_size(self.annotations.get(node)):
-            return True
-        plain = next(tensors_in(node.meta[VALUE]), None) is None
-        return plain and any(map(self.measures_a_map, node.all_input_nodes))
-
     def axis(self, target: int, *, spatial: bool) -> Axis:
         return Axis(target, spatial)
 
@@ -348,7 +354,7 @@ class Annotator:
         if len(distinct) == 1:
             return operands[0].axis
         for axis in distinct:
-            refuse_kernel(node, axis)
+            refuse_meeting(node, axis)
         out = type(operands[0].axis)(operands[0].axis.target, spatial=True)
         self.events.append(Join(node, out, tuple(operands)))
         for operand in operands:
@@ -366,7 +372,7 @@ class Annotator:
                 self.parts.keep(dim)
         for axis in (axis for dim in dims for axis in dim):
             refuse_kernel(self._current, axis)
-            if isinstance(axis, Row):
+            if isinstance(axis, Row | Distances):
                 require_map(self._current, axis)
         self.features.setdefault(key, FeatureEntry(key, dims))
 
@@ -374,7 +380,8 @@ class Annotator:
         """Record that a constant of the target is laid over a feature map."""
         for axis in (axis for dim in dims for part in parts_of(dim) for axis in part):
             refuse_kernel(node, axis)
-            require_map(node, axis)
+            if not isinstance(axis, Distances):
+                require_map(node, axis)
         nearest = has_no_order(operand, self.network.model)
         self.resamplings.append(Resampling(node, operand, dims, nearest))
 

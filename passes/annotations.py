@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from fxscale.passes.axes import (
     target_length,
 )
 from fxscale.passes.refusal import refusal
+from fxscale.passes.trace import tensors_in
 from fxscale.passes.tracer import VALUE
 
 
@@ -71,6 +72,14 @@ def carries_size(annotation: Annotation) -> bool:
     if isinstance(annotation, Shape):
         return any(map(is_spatial, annotation.dims))
     return isinstance(annotation, Extent) and is_spatial(annotation.dim)
+
+
+def measures_a_map(node: fx.Node, annotations: Mapping[fx.Node, Annotation]) -> bool:
+    """Whether a plain value was computed from the length of a spatial axis."""
+    if carries_size(annotations.get(node)):
+        return True
+    plain = next(tensors_in(node.meta[VALUE]), None) is None
+    return plain and any(measures_a_map(source, annotations) for source in node.all_input_nodes)
 
 
 def check_shape(node: fx.Node, annotation: Annotation) -> None:

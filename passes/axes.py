@@ -12,11 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import fx
 
 from fxscale.errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from fxscale.passes.relative_positions import RelativeRead
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,21 +36,17 @@ class Axis:
     kernel: bool = False
     batch: bool = False
 
+    def length(self, lengths: Lengths) -> int:
+        """Its length in the pre-train network."""
+        return lengths[self] if self.spatial else self.target
+
+    def maps(self) -> Iterator[Axis]:
+        """The axes of maps that it is made of."""
+        if self.spatial:
+            yield self
+
     def __repr__(self) -> str:
         return f"{'k' if self.kernel else '~' if self.spatial else ''}{self.target}"
-
-
-@dataclass(frozen=True, eq=False)
-class Concatenation(Axis):
-    """An axis along which dimensions lie one behind the other.
-
-    Class token and pixels, `cat([token, x.flatten(2).mT], 1)`, are `[1 + ~14 ~14]`: 1 + 14 * 14.
-    """
-
-    parts: tuple[Dim, ...] = ()
-
-    def __repr__(self) -> str:
-        return "[" + " + ".join(" ".join(map(repr, part)) or "1" for part in self.parts) + "]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,23 +81,12 @@ def pretrain_length(dim: Dim, lengths: Lengths) -> int:
 
 
 def pretrain_lengths(dim: Dim, lengths: Lengths) -> tuple[int, ...]:
-    return tuple(_pretrain_length(axis, lengths) for axis in dim)
-
-
-def _pretrain_length(axis: Axis, lengths: Lengths) -> int:
-    if isinstance(axis, Concatenation):
-        return sum(pretrain_length(part, lengths) for part in axis.parts)
-    return lengths[axis] if axis.spatial else axis.target
+    return tuple(axis.length(lengths) for axis in dim)
 
 
 def map_axes(dim: Dim) -> Iterator[Axis]:
     """The spatial axes of a dimension, those of concatenated parts included."""
-    for axis in dim:
-        if isinstance(axis, Concatenation):
-            for part in axis.parts:
-                yield from map_axes(part)
-        elif axis.spatial:
-            yield axis
+    return (found for axis in dim for found in axis.maps())
 
 
 def is_spatial(dim: Dim) -> bool:
@@ -393,6 +381,7 @@ class AnnotatedNetwork:
     substitutions: tuple[Substitution, ...]
     resamplings: tuple[Resampling, ...]
     lookups: tuple[Lookup, ...]
+    reads: tuple[RelativeRead, ...]
     statistics: tuple[Statistics, ...]
     scalings: tuple[Scaling, ...]
     outputs: frozenset[Axis]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from torch import fx
 
-from fxscale.passes.axes import Axis, Concatenation, Row
+from fxscale.passes.axes import Axis, Row
+from fxscale.passes.concatenations import Concatenation
+from fxscale.passes.distances import Distances
+from fxscale.passes.halos import Bordered
 from fxscale.passes.ops.registry import describe
 from fxscale.passes.refusal import refusal
 
@@ -22,8 +25,18 @@ def refuse_kernel(node: fx.Node, axis: Axis) -> None:
         )
 
 
+def refuse_meeting(node: fx.Node, axis: Axis) -> None:
+    """Refuse an axis that no other one can meet: a kernel's, or that of other distances.
+
+    Raises `UnsupportedModelError`.
+    """
+    refuse_kernel(node, axis)
+    if isinstance(axis, Distances | Bordered):
+        require_map(node, axis)
+
+
 def require_map(node: fx.Node, source: Axis) -> None:
-    """Refuse an axis that is not one axis of a map: parts of a concatenation, a row of pixels.
+    """Refuse an axis that is not one axis of a map: concatenated parts, a row of pixels, distances.
 
     Raises `UnsupportedModelError`.
     """
@@ -32,6 +45,18 @@ def require_map(node: fx.Node, source: Axis) -> None:
             node,
             f"{describe(node, None)} meets the pixels of a flattened map, pooled as {source}",
             remedy="pool before flattening",
+        )
+    if isinstance(source, Distances):
+        raise refusal(
+            node,
+            f"{describe(node, None)} runs over the distances of a table of relative positions",
+            remedy="multiply the queries with the table, and read the distances of their pixels",
+        )
+    if isinstance(source, Bordered):
+        raise refusal(
+            node,
+            f"{describe(node, None)} runs over a padded map of which overlapping windows are taken",
+            remedy="pad the map once more",
         )
     if isinstance(source, Concatenation):
         raise refusal(

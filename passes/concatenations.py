@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from fxscale.passes.axes import (
-    Concatenation,
+    Axis,
     Dim,
     Lengths,
     fixed_dim,
     is_spatial,
+    map_axes,
+    pretrain_length,
     pretrain_lengths,
     target_length,
 )
+
+
+@dataclass(frozen=True, eq=False)
+class Concatenation(Axis):
+    """An axis along which dimensions lie one behind the other.
+
+    Class token and pixels, `cat([token, x.flatten(2).mT], 1)`, are `[1 + ~14 ~14]`: 1 + 14 * 14.
+    """
+
+    parts: tuple[Dim, ...] = ()
+
+    def length(self, lengths: Lengths) -> int:
+        return sum(pretrain_length(part, lengths) for part in self.parts)
+
+    def maps(self) -> Iterator[Axis]:
+        return (axis for part in self.parts for axis in map_axes(part))
+
+    def __repr__(self) -> str:
+        return "[" + " + ".join(" ".join(map(repr, part)) or "1" for part in self.parts) + "]"
 
 
 def parts_of(dim: Dim) -> tuple[Dim, ...]:

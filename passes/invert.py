@@ -13,7 +13,6 @@ from fxscale.errors import UnsupportedModelError
 from fxscale.passes.axes import (
     AnnotatedNetwork,
     ComputedWeight,
-    Concatenation,
     Dim,
     Lengths,
     fixed_dim,
@@ -21,6 +20,7 @@ from fxscale.passes.axes import (
     pretrain_lengths,
     target_length,
 )
+from fxscale.passes.concatenations import Concatenation
 from fxscale.passes.sites import Sites, check_interfaces
 from fxscale.plan import StateMap
 

@@ -112,13 +112,18 @@ def _refuse_changes(
             continue
         seen.add(node)
         pending += _users([node], origins)
-        method = str(node.target) if node.op == "call_method" else ""
-        if node.target in _IN_PLACE or method.endswith("_") or "out" in node.kwargs:
+        if changes_in_place(node):
             raise refusal(
                 lookup,
                 f"looks up a table at places that {node.name!r} changes in place",
                 remedy="compute the places without in-place operators",
             )
+
+
+def changes_in_place(node: fx.Node) -> bool:
+    """Whether an operator writes into one of its operands."""
+    method = str(node.target) if node.op == "call_method" else ""
+    return node.target in _IN_PLACE or method.endswith("_") or "out" in node.kwargs
 
 
 def _users(nodes: Iterable[fx.Node], origins: Mapping[fx.Node, Origin]) -> Iterator[fx.Node]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from torch import fx
 
@@ -23,10 +24,19 @@ PartKey = tuple[fx.Node, int, int]
 """A part, the same in every run over one graph: the view, which of its splits, which part."""
 
 
-class KeepLengthError(Exception):
-    """Some parts turn out to be of fixed length."""
+@dataclass(frozen=True)
+class Halo:
+    """Dimension `dim` of what the pad `node` computes holds blocks of this size with a halo."""
 
-    def __init__(self, parts: Iterable[PartKey]) -> None:
+    node: fx.Node
+    dim: int
+    block: int
+
+
+class KeepLengthError(Exception):
+    """Some parts turn out to be of fixed length, or a pad to be a halo around the parts."""
+
+    def __init__(self, parts: Iterable[PartKey | Halo]) -> None:
         super().__init__()
         self.parts = frozenset(parts)
 
@@ -34,7 +44,7 @@ class KeepLengthError(Exception):
 class Parts:
     """The splits of one run of the annotate pass; events go to `events`."""
 
-    def __init__(self, kept: frozenset[PartKey], events: list[Event]) -> None:
+    def __init__(self, kept: frozenset[PartKey | Halo], events: list[Event]) -> None:
         self.kept = kept
         self.events = events
         self._splits: dict[tuple[Axis, tuple[int, ...]], Split] = {}
@@ -66,6 +76,11 @@ class Parts:
         self._keys |= {p: key for p, key in zip(parts, keys, strict=True) if p.spatial}
         self.events.append(split)
         return parts
+
+    def halo_at(self, node: fx.Node, dim: int) -> int | None:
+        """The size of the blocks around which a pad makes a halo."""
+        halos = (key for key in self.kept if isinstance(key, Halo))
+        return next((h.block for h in halos if (h.node, h.dim) == (node, dim)), None)
 
     def derive(self, source: Axis, out: Axis) -> None:
         """`out` is made from `source` and takes its place among the parts."""

@@ -8,7 +8,9 @@ torch's C code believe it, too. While a model is traced, the modules that define
 3. a `torch.utils.checkpoint.checkpoint` that calls the function: what it computes is the same, and
    the memory that it saves is a matter of the training loop;
 4. functions such as `torch.rand` that make tensors of given sizes and leave no way to say that a
-   size is a proxy.
+   size is a proxy;
+5. an `int` that gives back the proxy of an int, as it is, where the module's code does nothing with
+   `int` but call it: Python's own would take the number out of the graph.
 
 `torch.fx` treats `len` and the functions given to `fx.wrap` in the same way. Everything is put
 back afterwards.
@@ -17,10 +19,12 @@ back afterwards.
 from __future__ import annotations
 
 import builtins
+import dis
 import functools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
@@ -61,6 +65,13 @@ def answering_for_values(model: nn.Module, value_of: Callable[[fx.Proxy], Any]) 
     def is_tensor(thing: Any, /) -> bool:
         return is_instance(thing, torch.Tensor)
 
+    def integer(*args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and builtins.isinstance(args[0], fx.Proxy):
+            value = value_of(args[0])
+            if type(value) is builtins.int:
+                return args[0]
+        return builtins.int(*args, **kwargs)
+
     changed: list[tuple[dict[str, Any], str, Any]] = []
 
     def put(namespace: dict[str, Any], name: str, value: Any) -> None:
@@ -75,6 +86,8 @@ def answering_for_values(model: nn.Module, value_of: Callable[[fx.Proxy], Any]) 
         for namespace in _namespaces(model):
             if "isinstance" not in namespace:
                 put(namespace, "isinstance", is_instance)
+            if "int" not in namespace and only_called("int", namespace):
+                put(namespace, "int", integer)
             for name, value in list(namespace.items()):
                 if builtins.isinstance(value, torch.jit.ScriptFunction):
                     put(namespace, name, _unscripted(value))
@@ -101,6 +114,46 @@ def _namespaces(model: nn.Module) -> Iterator[dict[str, Any]]:
     for name, module in list(sys.modules.items()):
         if module is not None and (name in names or name.partition(".")[0] in packages):
             yield vars(module)
+
+
+def only_called(name: str, namespace: dict[str, Any]) -> bool:
+    """Whether the functions of a module use a global name for nothing but to call it.
+
+    In `isinstance(x, int)` or `dtype=int` a function cannot stand for the class.
+    """
+    return all(_only_calls(name, code) for code in _code(namespace) if name in code.co_names)
+
+
+def _code(namespace: dict[str, Any]) -> Iterator[CodeType]:
+    """The code of a module's functions, and of the methods of its classes."""
+    pending: list[Any] = list(namespace.values())
+    for value in namespace.values():
+        if builtins.isinstance(value, type) and value.__module__ == namespace.get("__name__"):
+            pending += vars(value).values()
+    while pending:
+        value = pending.pop()
+        if builtins.isinstance(value, CodeType):
+            yield value
+            pending += [inner for inner in value.co_consts if builtins.isinstance(inner, CodeType)]
+        elif builtins.isinstance(value, staticmethod | classmethod):
+            pending.append(value.__func__)
+        elif builtins.isinstance(value, property):
+            pending += [value.fget, value.fset]
+        elif builtins.isinstance(value, FunctionType):
+            if value.__globals__ is namespace:
+                pending.append(value.__code__)
+            pending.append(getattr(value, "__wrapped__", None))
+
+
+@functools.cache
+def _only_calls(name: str, code: CodeType) -> bool:
+    """Whether every load of a global name prepares a call (the lowest bit of its argument)."""
+    loads = [
+        (instruction.opname, instruction.arg or 0)
+        for instruction in dis.get_instructions(code)
+        if instruction.argval == name and instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+    ]
+    return all(operator == "LOAD_GLOBAL" and argument & 1 for operator, argument in loads)
 
 
 def _recorded(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,30 +11,29 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from fxscale.constants import resize_constant
 from fxscale.passes.amplitude import insert_scalings, scale_weights
 from fxscale.passes.axes import (
     AnnotatedNetwork,
     Axis,
     Lengths,
-    Resampling,
     Substitution,
     Window,
     pretrain_length,
 )
-from fxscale.passes.concatenations import part_lengths
+from fxscale.passes.distances import insert_reads
 from fxscale.passes.geometry import Adapter, Geometry
 from fxscale.passes.lookups import freeze_lookups
 from fxscale.passes.ops.registry import any_node, lookup
 from fxscale.passes.padding import Paddings
 from fxscale.passes.refusal import module_path, refusal
+from fxscale.passes.resamplings import insert_resamplings
 from fxscale.passes.sites import Convolution, Sites
 from fxscale.passes.trace import EVAL, TRAIN, TracedNetwork, stale_weights
 from fxscale.passes.tracer import VALUE
@@ -60,13 +59,14 @@ def rewrite(
     freeze_lookups(traced.graph, network.lookups)
     _replace_sizes(root, network.substitutions, geometry.lengths)
     _replace_pads(root, geometry)
-    _insert_resamplings(traced.graph, network.resamplings, geometry.lengths)
+    insert_resamplings(traced.graph, network.resamplings, geometry.lengths)
     for adapter_group in _grouped(geometry.adapters):
         _insert_adapter(traced.graph, adapter_group)
     scale_weights(root, traced.graph, sites, kernels)
     scaled = insert_scalings(traced.graph, network.scalings, geometry.lengths)
-    train_graph = _emit(traced, TRAIN, scaled)
-    eval_graph = None if traced.modes_agree else _emit(traced, EVAL, scaled)
+    gone = insert_reads(network, geometry.lengths)
+    train_graph = _emit(traced, TRAIN, scaled, gone)
+    eval_graph = None if traced.modes_agree else _emit(traced, EVAL, scaled, gone)
     return PretrainNetwork(root, train_graph, eval_graph, plan)
 
 
@@ -283,26 +283,9 @@ def _insert_adapter(graph: fx.Graph, group: Sequence[Adapter]) -> None:
     join.replace_input_with(operand, padded)
 
 
-def _insert_resamplings(
-    graph: fx.Graph, resamplings: Sequence[Resampling], lengths: Lengths
-) -> None:
-    """One operator per constant and size, however many layers use it; none at the target's size."""
-    resized: dict[tuple[Any, ...], fx.Node] = {}
-    for resampling in resamplings:
-        operand = resampling.operand
-        before = tuple(part_lengths(dim) for dim in resampling.dims)
-        after = tuple(part_lengths(dim, lengths) for dim in resampling.dims)
-        if before == after:
-            continue
-        arguments = (operand, before, after, resampling.nearest)
-        if arguments not in resized:
-            with graph.inserting_after(operand):
-                resized[arguments] = graph.call_function(resize_constant, arguments)
-            resized[arguments].meta["nn_module_stack"] = resampling.node.meta.get("nn_module_stack")
-        resampling.node.replace_input_with(operand, resized[arguments])
-
-
-def _emit(traced: TracedNetwork, mode: bool, scaled: Mapping[fx.Node, fx.Node]) -> fx.Graph:
+def _emit(
+    traced: TracedNetwork, mode: bool, scaled: Mapping[fx.Node, fx.Node], gone: Set[fx.Node]
+) -> fx.Graph:
     """The graph of one mode, in its own order, with the nodes that were inserted on the way."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -317,6 +300,7 @@ def _emit(traced: TracedNetwork, mode: bool, scaled: Mapping[fx.Node, fx.Node]) 
         return copies[node]
 
     for node in traced.order[mode]:
-        load(node)
+        if node not in gone:
+            load(node)
     graph.output(fx.node.map_arg(traced.outputs[mode], lambda n: load(scaled.get(n, n))))
     return graph

@@ -11,7 +11,6 @@ from fxscale.fingerprint import fingerprint_of_shapes
 from fxscale.passes.axes import (
     AnnotatedNetwork,
     Axis,
-    Concatenation,
     ConvSite,
     Dim,
     LinearSite,
@@ -21,6 +20,7 @@ from fxscale.passes.axes import (
     pretrain_length,
     target_length,
 )
+from fxscale.passes.concatenations import Concatenation
 from fxscale.passes.geometry import Geometry
 from fxscale.passes.padding import Paddings
 from fxscale.passes.refusal import module_path

@@ -101,6 +101,14 @@ class WithExtraState(nn.Module):
         pass
 
 
+def two_sizes(x: Tensor, y: Tensor) -> Tensor:
+    return x.unfold(2, 6, 4).mean((2, 4)) + y.unfold(2, 4, 2).mean((2, 4))
+
+
+def blocks_and_pool(x: Tensor, y: Tensor) -> Tensor:
+    return x.unfold(2, 6, 4).mean((2, 3, 4)) + F.max_pool2d(y, 2).mean((2, 3))
+
+
 def hooked(*, leaf: bool) -> nn.Module:
     block = nn.Sequential(nn.Conv2d(4, 4, 3)) if not leaf else nn.Conv2d(4, 4, 3)
 
@@ -121,6 +129,18 @@ Case = tuple[Callable[[], nn.Module], Callable[[], nn.Module]]
 
 # Reason: a network that is refused for it, and the same network after the remedy.
 CASES: dict[str, Case] = {
+    "shifts a feature map by pixels": (
+        body(lambda m, x: x + torch.roll(x, (1, 1), (2, 3))),
+        body(lambda m, x: x + torch.roll(x, 1, 1)),
+    ),
+    "takes windows of two sizes out of one padded map": (
+        body(lambda m, x: two_sizes(*[F.pad(x, (0, 0, 1, 1))] * 2)),
+        body(lambda m, x: two_sizes(F.pad(x, (0, 0, 1, 1)), F.pad(x, (0, 0, 1, 1)))),
+    ),
+    "… runs over a padded map of which overlapping windows are taken": (
+        body(lambda m, x: blocks_and_pool(*[F.pad(x, (0, 0, 1, 1))] * 2)),
+        body(lambda m, x: blocks_and_pool(F.pad(x, (0, 0, 1, 1)), F.pad(x, (0, 0, 1, 1)))),
+    ),
     "the operator … is not known to the compiler": (
         body(lambda m, x: torch.fft.fft2(x).abs()),
         body(lambda m, x: m.spectrum(x), spectrum=Spectrum()),

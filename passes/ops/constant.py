@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from torch import fx
 
 from fxscale.passes.axes import Dim, Dims, is_spatial, target_length
+from fxscale.passes.distances import holds_distances
 from fxscale.passes.ops.registry import Call
 from fxscale.passes.origins import Origin, has_no_order
 
@@ -43,7 +44,8 @@ def lay_over(call: Call, node: fx.Node, dims: Dims, result: Sequence[Dim]) -> No
 
 def lay_out(annotator: Annotator, user: fx.Node, node: fx.Node, dims: Dims) -> None:
     """Record that `user` reads the constant `node` laid out over these dimensions."""
-    if annotator.is_state(node) and not has_no_order(node, annotator.network.model):
+    resized = annotator.is_state(node) and not holds_distances(dims)
+    if resized and not has_no_order(node, annotator.network.model):
         annotator.feature(str(node.target), dims)
     else:
         annotator.resample(user, node, dims)

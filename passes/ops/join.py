@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxscale.passes.annotations import measures_a_map
 from fxscale.passes.axes import (
     Annotation,
     Axis,
-    Concatenation,
     Dim,
     Extent,
     Operand,
@@ -24,6 +24,7 @@ from fxscale.passes.axes import (
     is_spatial,
     target_length,
 )
+from fxscale.passes.concatenations import Concatenation
 from fxscale.passes.ops.constant import follows, lay_over
 from fxscale.passes.ops.registry import Call, handles
 from fxscale.passes.origins import Origin
@@ -69,8 +70,8 @@ def _keep_amplitudes(call: Call) -> None:
         number, tensor = call.raw(name), call.raw(other)
         if not isinstance(number, fx.Node) or not isinstance(tensor, fx.Node):
             continue
-        value = number.meta[VALUE]
-        factor = isinstance(value, int | float) and call.annotator.measures_a_map(number)
+        value, annotations = number.meta[VALUE], call.annotator.annotations
+        factor = isinstance(value, int | float) and measures_a_map(number, annotations)
         if factor and call.annotator.origins[tensor] is Origin.IMAGE:
             call.annotator.substitute(call.node, value, argument=call.place(name))
 

@@ -8,6 +8,7 @@ from torch import fx, nn
 
 from fxscale.passes.axes import Annotation, Axis, Dim, LinearSite, Row, Shape, is_spatial
 from fxscale.passes.axis_checks import require_map
+from fxscale.passes.distances import Distances
 from fxscale.passes.ops.registry import Call, handles
 from fxscale.passes.tracer import VALUE
 
@@ -41,7 +42,7 @@ def _linear(call: Call, name: str, weight: str, out_features: int) -> Annotation
     *rows, dim = call.dims()
     call.annotator.parts.keep(dim)
     for axis in dim:
-        if isinstance(axis, Row):  # a concatenation has weights for each of its parts
+        if isinstance(axis, Row | Distances):  # a concatenation has weights for each of its parts
             require_map(call.node, axis)
     site = LinearSite(call.node, name, weight, dim, out_features, tuple(rows))
     call.annotator.linears.append(site)

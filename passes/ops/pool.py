@@ -14,13 +14,13 @@ from torch import nn
 from fxscale.passes.axes import (
     Annotation,
     Axis,
-    Concatenation,
     Dim,
     Row,
     Shape,
     is_spatial,
     target_length,
 )
+from fxscale.passes.concatenations import Concatenation
 from fxscale.passes.ops.registry import Call, any_node, handles, per_axis
 
 _MAX_PARAMS = "input kernel_size stride padding dilation ceil_mode return_indices"

@@ -42,9 +42,22 @@ def _copies(call: Call, name: str) -> Annotation:
             )
         elif before == 1 and isinstance(size, Extent):
             out.append(size.dim)
-        else:
-            out.append((Axis(length, spatial=False),))
+        else:  # copies of one value, as many as there are of what they meet
+            out.append(call.annotator.constants.dim_at((call.node, len(out)), length))
+            if is_spatial(out[-1]):
+                _set_length(call, len(out) - 1 - len(lengths), out[-1])
     return Shape(tuple(out))
+
+
+def _set_length(call: Call, place: int, dim: Dim) -> None:
+    """Put a planned length in the place of a size, counted from the last."""
+    sizes = call.node.args[1:]
+    if len(sizes) == 1 and isinstance(sizes[0], tuple | list):
+        call.annotator.substitute(call.node, dim, argument=(1, len(sizes[0]) + place))
+    elif len(sizes) >= -place:
+        call.annotator.substitute(call.node, dim, argument=len(call.node.args) + place)
+    else:
+        raise call.refuse("its sizes are one computed value", "pass the sizes one by one")
 
 
 @handles(torch.repeat_interleave, ".repeat_interleave", params="input repeats dim")

@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from fxscale.passes.axes import Annotation, Axis, Dim, Dims, Extent, Shape, is_spatial
 from fxscale.passes.axis_checks import require_map
+from fxscale.passes.distances import holds_distances
 from fxscale.passes.ops.registry import Call, handles
 from fxscale.passes.origins import Origin
 from fxscale.passes.tracer import VALUE
@@ -99,17 +100,19 @@ def _given(requested: Sequence[Any]) -> list[bool]:
 def _replace_size(call: Call, size: Any, dim: Dim, place: Any) -> int | Dim | None:
     """Put the planned length in the place of a size that need not come out at it.
 
-    1. A number: where the dimension scales.
+    1. A number, also a computed one that hangs on no map: where the dimension scales.
     2. Arithmetic on lengths, such as `H // 7`; a length as it stands (`H`, `H * W`) follows by
        itself. Only the batch is left open.
     """
     value: int | Dim
     if isinstance(size, fx.Node):
-        if call.annotator.origins[size] is not Origin.SIZE:
+        constant = call.annotator.origins[size] is not Origin.SIZE
+        if constant and not is_spatial(dim):
             return None
         if call.annotator.annotations[size] == Extent(dim):
             return None
-        value = -1 if any(axis.batch for axis in dim) or _counts_samples(size) else dim
+        samples = any(axis.batch for axis in dim) or (not constant and _counts_samples(size))
+        value = -1 if samples else dim
     elif type(size) is int and size != -1 and is_spatial(dim):
         value = dim
     else:
@@ -222,6 +225,22 @@ def transpose(call: Call) -> Annotation:
 
 @handles(torch.flip, ".flip", params="input *dims")
 def flip(call: Call) -> Annotation:
+    if holds_distances(call.dims()):
+        raise call.refuse("turns distances round", "flip the table of positions itself")
+    return call.annotation("input")
+
+
+@handles(torch.roll, ".roll", params="input shifts dims")
+def roll(call: Call) -> Annotation:
+    """Cyclic shifts of channels; those of pixels go as far as belongs to one size of the map."""
+    dims, over = call.dims(), call.value("dims")
+    every = range(len(dims)) if over is None else (over,)
+    chosen = over if isinstance(over, tuple | list) else every
+    if any(is_spatial(dims[index]) for index in chosen):
+        raise call.refuse(
+            "shifts a feature map by pixels",
+            "shift channels, or register a handler for the module",
+        )
     return call.annotation("input")
 
 

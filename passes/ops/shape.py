@@ -7,6 +7,7 @@ import operator
 import torch
 from torch import fx
 
+from fxscale.passes.annotations import measures_a_map
 from fxscale.passes.axes import Annotation, Extent, Shape, is_spatial
 from fxscale.passes.ops.registry import Call, handles
 from fxscale.passes.tracer import VALUE
@@ -88,7 +89,7 @@ def assertion(call: Call) -> Annotation:
     if isinstance(condition, fx.Node) and not isinstance(condition.meta[VALUE], torch.Tensor):
         resized = any(s.node is condition for s in call.annotator.substitutions)
         constant = any(not isinstance(argument, fx.Node) for argument in condition.args)
-        if constant and not resized and call.annotator.measures_a_map(condition):
+        if constant and not resized and measures_a_map(condition, call.annotator.annotations):
             call.annotator.substitute(call.node, True, argument=call.place("condition"))
     return None
 

@@ -14,7 +14,6 @@ from torch import fx, nn
 from fxscale.passes.axes import (
     Annotation,
     Axis,
-    Concatenation,
     Dim,
     Dims,
     Extent,
@@ -25,6 +24,8 @@ from fxscale.passes.axes import (
     pretrain_length,
     target_length,
 )
+from fxscale.passes.concatenations import Concatenation
+from fxscale.passes.halos import bordered, padded
 from fxscale.passes.ops.registry import Call, any_node, handles
 
 
@@ -316,13 +317,6 @@ def _pad(call: Call, amounts: tuple[int, ...]) -> Annotation:
                 [fixed_dim(n) if isinstance(n, int) else n for n in (before, dim, after) if n != 0]
             )
         else:
-            axis = call.annotator.window(
-                node=call.node,
-                source=dim[0],
-                position=index - 2,
-                kernel_size=1,
-                padding=(before, after),
-                adjustable="pad",
-            )
-            dims[index] = (axis,)
+            axis: Axis | None = bordered(call, index, dim[0], (before, after))
+            dims[index] = (axis or padded(call, index, dim[0], (before, after)),)
     return Shape(tuple(dims))

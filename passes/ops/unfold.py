@@ -23,6 +23,7 @@ from fxscale.passes.axes import (
     fixed_dim,
     is_spatial,
 )
+from fxscale.passes.halos import windows_of
 from fxscale.passes.ops.registry import Call, handles, per_axis
 
 
@@ -80,6 +81,10 @@ def windows(call: Call) -> Annotation:
             "takes windows out of a flattened feature map", "take them before flattening"
         )
     else:
+        blocks = windows_of(call, source[0], size, step)
+        if blocks is not None:
+            dims[place], window = blocks
+            return Shape((*dims, window))
         axis = call.annotator.window(
             node=call.node, source=source[0], position=place - 2, kernel_size=size, stride=step
         )

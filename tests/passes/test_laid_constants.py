@@ -55,7 +55,21 @@ def average_of_rows(weights: Tensor, x: Tensor) -> Tensor:
     return x * torch.einsum("nchw,h->ncw", x, weights).unsqueeze(2)
 
 
+def rows_and_columns(down: Tensor, across: Tensor, x: Tensor) -> Tensor:
+    """Rows and columns of the keys meet the map together, when they are flattened."""
+    n, c, h, w = x.shape
+    rows = torch.einsum("nchw,hkc->nhwk", x, down)
+    columns = torch.einsum("nchw,wkc->nhwk", x, across)
+    logits = (rows[..., None] + columns[..., None, :]).reshape(n, h * w, h * w)
+    x = x.flatten(2)
+    return (x @ (x.mT @ x + logits).softmax(-1).mT).view(n, c, h, w)
+
+
 CASES: dict[str, tuple[Body, Body]] = {
+    "flattened": (
+        lambda m, x: rows_and_columns(2 * m.far, m.far.flip(0), x),
+        lambda m, x: rows_and_columns(resized(2 * m.far), resized(m.far.flip(0)), x),
+    ),
     "computed": (
         lambda m, x: rows_and_keys(2 * m.far, x),
         lambda m, x: rows_and_keys(resized(2 * m.far), x),

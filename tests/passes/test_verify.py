@@ -93,7 +93,7 @@ def test_channels_may_be_taken_as_a_python_number() -> None:
 
 def test_a_size_taken_as_a_python_number() -> None:
     def body(m: Around, x: Tensor) -> Tensor:
-        return x * int(x.shape[2])
+        return x * len(range(x.shape[2]))
 
     with pytest.raises(UnsupportedModelError, match=r"is 12 at the target size and \d at the pre-"):
         fxscale.downscale(Around(body), 8, target_size=12)

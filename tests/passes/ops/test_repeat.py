@@ -36,6 +36,14 @@ def test_copies(name: str) -> None:
     assert_same_outputs(same, Around(BODIES[name]), torch.randn(2, 3, 12, 12))
 
 
+def test_copies_for_a_map_that_they_meet_later() -> None:
+    def body(size: int) -> Any:
+        return lambda m, x: x * (2 * x.mean((2, 3), keepdim=True).expand(-1, -1, size, size))
+
+    small = fxscale.downscale(Around(body(12)), 8, target_size=12, kernels={"conv": 3})
+    assert_same_outputs(small, Around(body(8)), torch.randn(2, 3, 8, 8))
+
+
 def test_axes_of_copies() -> None:
     def body(m: Any, x: Tensor) -> Tensor:
         return x.mean((2, 3), keepdim=True).expand(-1, -1, x.shape[2], x.shape[3])
