@@ -39,16 +39,21 @@ class RunNames:
 def report(
     runs: Sequence[Run],
     transitions: Sequence[int],
+    progressive: Sequence[int],
     step_seconds: Mapping[str, float],
     steps_per_epoch: int,
     facts: Mapping[str, str],
 ) -> str:
-    """The whole document. `step_seconds`: per phase, the median seconds of a training step."""
+    """The whole document.
+
+    `transitions`, `progressive`: epochs before the transition, and before the change of size;
+    `step_seconds`: per phase, the median seconds of a training step.
+    """
     names = [
         RunNames.PRETRAIN,
         RunNames.TARGET,
         *map(RunNames.resized, transitions),
-        *map(RunNames.progressive, transitions),
+        *map(RunNames.progressive, progressive),
     ]
     by_name = {name: _of(runs, name) for name in names}
     return "\n\n".join(

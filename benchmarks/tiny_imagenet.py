@@ -9,7 +9,7 @@ the same recipe and for equally many epochs:
 2. the pre-train network alone;
 3. the pre-train network, with the transition after each of `--transitions` epochs;
 4. progressive resizing: the unchanged target network on small images, then on large ones, switched
-   after the same epochs, optimizer and all carried on.
+   after the same epochs (or `--progressive-at` others), optimizer and all carried on.
 
 Each finished run is one line of `OUTPUT/tiny_imagenet.jsonl` and is not run again: stop the
 benchmark and start it with the same settings to go on. Runs that begin alike share the beginning:
@@ -69,6 +69,7 @@ class Experiment:
     widths: tuple[int, ...]
     blocks: int
     transitions: tuple[int, ...]
+    progressive: tuple[int, ...]
 
     def images(self, data: Path) -> ImageSet:
         return image_folder(
@@ -86,7 +87,7 @@ class Experiment:
     def to_dict(self) -> dict[str, Any]:
         # Which epochs are tried does not change what a run measures.
         entries = asdict(self)
-        del entries["transitions"]
+        del entries["transitions"], entries["progressive"]
         return json.loads(json.dumps(entries))  # type: ignore[no-any-return]  # JSON is Any
 
 
@@ -167,12 +168,12 @@ class Benchmark:
 
     def _todo(self, seed: int) -> list[tuple[str, str, int]]:
         """Name, kind and length of the beginning of each run that is not finished."""
-        transitions = self.experiment.transitions
+        experiment = self.experiment
         runs = [
             (RunNames.TARGET, "target", 0),
-            (RunNames.PRETRAIN, "resized", self.experiment.recipe.epochs),
-            *((RunNames.resized(e), "resized", e) for e in transitions),
-            *((RunNames.progressive(e), "progressive", e) for e in transitions),
+            (RunNames.PRETRAIN, "resized", experiment.recipe.epochs),
+            *((RunNames.resized(e), "resized", e) for e in experiment.transitions),
+            *((RunNames.progressive(e), "progressive", e) for e in experiment.progressive),
         ]
         return [run for run in runs if (run[0], seed) not in self.journal.runs]
 
@@ -184,7 +185,11 @@ class Benchmark:
         network = self.experiment.pretrain_network(target) if kind == "resized" else target
         stage = trainer.stage(SMALL_PHASES[kind], network, self.experiment.pretrain_size)
         records: list[EpochRecord] = []
-        stops = [e for e in self.experiment.transitions if e <= length]
+        changes = {
+            "resized": self.experiment.transitions,
+            "progressive": self.experiment.progressive,
+        }
+        stops = [e for e in changes[kind] if e <= length]
         for stop in reversed(stops):
             path = self._checkpoint(kind, trainer.seed, stop)
             if path.exists():
@@ -262,11 +267,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tuple(options.widths),
         options.blocks,
         tuple(sorted(options.transitions)),
+        tuple(sorted(options.progressive_at or options.transitions)),
     )
-    if not all(0 < e < experiment.recipe.epochs for e in experiment.transitions):
+    changes = [*experiment.transitions, *experiment.progressive]
+    if not all(0 < e < experiment.recipe.epochs for e in changes):
         raise FxscaleError(
             f"transitions must lie between 1 and {experiment.recipe.epochs - 1} epochs; found "
-            f"{options.transitions}"
+            f"{changes}"
         )
     images = experiment.images(options.data)
     journal = Journal(options.output / f"{NAME}.jsonl", experiment)
@@ -280,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     steps = len(images.train_labels) // experiment.recipe.batch_size
     facts = experiment_facts(experiment, images, device) | {"seeds": ", ".join(map(str, seeds))}
     runs = [run for (_, seed), run in journal.runs.items() if seed in seeds]
-    text = report(runs, experiment.transitions, medians, steps, facts)
+    text = report(runs, experiment.transitions, experiment.progressive, medians, steps, facts)
     figures = {
         "settings": facts,
         "experiment": experiment.to_dict(),
@@ -328,6 +335,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--milestones", type=int, nargs="+", default=[7, 10])
     parser.add_argument("--transitions", type=int, nargs="+", default=[5, 6, 9])
+    parser.add_argument(
+        "--progressive-at",
+        type=int,
+        nargs="+",
+        help="epochs before the change of size in progressive resizing (default: --transitions)",
+    )
     parser.add_argument("--learning-rate", type=float, default=0.02)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--classes", type=int, default=10)

@@ -195,7 +195,7 @@ def settings_of(journal: Path) -> Experiment:
     recipe = entries.pop("recipe")
     recipe["milestones"] = tuple(recipe["milestones"])
     entries["widths"] = tuple(entries["widths"])
-    return Experiment(recipe=Recipe(**recipe), transitions=(), **entries)
+    return Experiment(recipe=Recipe(**recipe), transitions=(), progressive=(), **entries)
 
 
 def report(

@@ -68,6 +68,13 @@ def test_experiment_can_be_resumed(
     assert [outcome(run) for run in journal(tmp_path / "a")] == [outcome(run) for run in complete]
 
 
+def test_progressive_resizing_may_change_after_other_epochs(data: Path, tmp_path: Path) -> None:
+    run_tiny_imagenet(data, tmp_path, "--progressive-at", "1")
+
+    names = [run["name"] for run in journal(tmp_path)]
+    assert names == [name for name in RUNS if name != "progressive resizing, epoch 2"]
+
+
 def test_other_settings_are_not_mixed(data: Path, tmp_path: Path) -> None:
     run_tiny_imagenet(data, tmp_path / "a")
 
@@ -105,7 +112,7 @@ def test_tables_add_up() -> None:
     ]
     steps = {"target": 0.5, "pre-train": 0.1, "small images": 0.25}
 
-    text = report(runs, [1], steps, 20, {"date": "today"})
+    text = report(runs, [1], [1], steps, 20, {"date": "today"})
 
     # 20 s at 10 s a step; 13 s = 6 + 6 + 1; at median steps 20 * (0.1 + 0.5) + 1 = 13 of 20 s.
     assert "| target alone | 60.0 % |  | 20.0 s |  | 20.0 s |  |" in text
