@@ -59,7 +59,6 @@ def test_the_largest_batch_is_found(start: int, expected: int) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_measured_on_cuda() -> None:
     settings = Settings(torch.device("cuda"), batch_size=8)
     network = SmallResNet(3, 5, widths=(8, 16))
