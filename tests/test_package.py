@@ -49,6 +49,7 @@ LAYERS = [
         "fxscale.constants",
         "fxscale.contexts",
         "fxscale.cost",
+        "fxscale.distances",
         "fxscale.fingerprint",
         "fxscale.models",
         "fxscale.plan",
