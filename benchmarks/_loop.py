@@ -70,7 +70,7 @@ class Loops:
             data="",
             target_size=size,  # of the only phase there is
             batch_size=batch_size,
-            precision=self.settings.precision,  # type: ignore[arg-type]  # one of its two names
+            precision=self.settings.precision,
             channels_last=self.settings.channels_last,
             compile=self.settings.compiled,
             workers=self.workers,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,8 +31,8 @@ class Settings:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     @property
-    def precision(self) -> str:
-        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
+    def precision(self) -> Literal["fp32", "bf16"]:
+        return "bf16" if self.dtype == torch.bfloat16 else "fp32"
 
 
 def training_step(network: nn.Module, size: int, settings: Settings) -> Step:
