@@ -15,6 +15,7 @@ from torch.fx.node import Argument
 from torch.nn.utils.parametrizations import _SpectralNorm
 
 from fxscale.contexts import CONTEXT_FUNCTIONS
+from fxscale.passes.feature_maps import feature_map
 from fxscale.passes.with_blocks import autocast_of
 
 
@@ -63,7 +64,7 @@ def _evaluate_node(node: fx.Node, root: nn.Module, key: str) -> Any:
             return image  # as it is, but for its amplitude; its buffers are not to be touched
         attributes = dict(vars(module))
         try:
-            return module(*args, **kwargs)
+            return feature_map(module, *args, **kwargs)
         finally:
             vars(module).update(attributes)  # a hook writes the weight that it computed
     if node.op == "get_attr":

@@ -25,6 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 from fxscale.errors import FxscaleError, UnsupportedModelError
+from fxscale.passes.feature_maps import FeatureMapMode
 from fxscale.passes.inputs import InputSpec
 from fxscale.passes.python_names import answering_for_values
 from fxscale.passes.refusal import failing_line, module_path
@@ -73,18 +74,19 @@ def trace(
 ) -> TracedNetwork:
     """Trace `model` in both modes at the size of `inputs`; the model itself is not touched."""
     skeleton = share_tensors(model)
-    fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
+    fake_mode = FeatureMapMode()
     values = inputs.fake(fake_mode, lambda size: size)
     graphs, decisions = {}, {}
-    for mode in (TRAIN, EVAL):
-        skeleton.train(mode)
-        constants = _defaults(skeleton, values, concrete_args)
-        known = {**_constant_placeholders(constants), **values}
-        tracer = ValueTracer(fake_mode, known, leaves, opaque_types)
-        _refuse_hooks(skeleton, tracer)
-        with _attributes_kept(skeleton):
-            graphs[mode] = _trace_mode(tracer, skeleton, constants)
-        decisions[mode] = tracer.decisions
+    with answering_for_values(skeleton, lambda proxy: proxy.node.meta[VALUE]):
+        for mode in (TRAIN, EVAL):
+            skeleton.train(mode)
+            constants = _defaults(skeleton, values, concrete_args)
+            known = {**_constant_placeholders(constants), **values}
+            tracer = ValueTracer(fake_mode, known, leaves, opaque_types)
+            _refuse_hooks(skeleton, tracer)
+            with _attributes_kept(skeleton):
+                graphs[mode] = _trace_mode(tracer, skeleton, constants)
+            decisions[mode] = tracer.decisions
     return _merge(skeleton, graphs, decisions, inputs, fake_mode)
 
 
@@ -190,7 +192,6 @@ def _trace_mode(tracer: ValueTracer, model: nn.Module, constants: dict[str, Any]
     try:
         with (
             refusing_custom_functions(),
-            answering_for_values(model, lambda proxy: proxy.node.meta[VALUE]),
             recording_with_blocks(tracer),
             entering_wrapped_functions(tracer.leaves),
         ):
