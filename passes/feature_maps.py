@@ -50,8 +50,8 @@ def _is_plain(layer: nn.Module) -> bool:
         layer._backward_hooks,
         layer._backward_pre_hooks,
     )
-    own_forward = "forward" in vars(layer)
-    return type(layer).__module__.startswith("torch.nn.modules.") and not (own_forward or any(parts))
+    of_torch = type(layer).__module__.startswith("torch.nn.modules.")
+    return of_torch and "forward" not in vars(layer) and not any(parts)
 
 
 def _key(layer: nn.Module, image: Tensor) -> object:
