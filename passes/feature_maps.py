@@ -8,18 +8,23 @@ the values, which fake tensors do not have.
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 
-class FeatureMapMode(FakeTensorMode):
-    """A fake mode that keeps the feature maps which were computed in it."""
+class FeatureMapMode(FakeTensorMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """A fake mode that knows the feature maps which were computed in it, while a node keeps them.
+
+    The mode does not keep them: they know the mode and, by their gradient functions, the target's
+    parameters, a cycle that Python's collector does not see through.
+    """
 
     def __init__(self) -> None:
         super().__init__(allow_non_fake_inputs=True)
-        self.feature_maps: dict[object, Tensor] = {}
+        self.feature_maps: WeakValueDictionary[object, Tensor] = WeakValueDictionary()
 
 
 def feature_map(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -66,12 +71,13 @@ def _key(layer: nn.Module, image: Tensor) -> object:
     }
     tensors = [*layer._parameters.values(), image]
     device = image.device.type
+    cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     return (
         type(layer),
         repr(settings),
         *(None if tensor is None else _facts(tensor) for tensor in tensors),
         torch.is_grad_enabled(),
-        torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
+        torch.get_autocast_dtype(device) if cast else None,
     )
 
 

@@ -98,6 +98,14 @@ def test_autocast_and_grad_mode_are_told_apart() -> None:
         assert feature_map(layer, image()).requires_grad
 
 
+def test_on_the_meta_device() -> None:
+    """Where large models are compiled; it knows no autocast."""
+    with FeatureMapMode():
+        layer = nn.Conv2d(8, 8, 3, device="meta")
+        found = feature_map(layer, torch.empty(2, 8, 10, 12, device="meta"))
+    assert found.device.type == "meta"
+
+
 def hooked() -> nn.Module:
     layer = nn.ReLU()
     layer.register_forward_hook(lambda module, args, output: output[:, :2])
