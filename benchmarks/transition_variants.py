@@ -14,11 +14,12 @@ transition at a time:
   that late transitions cannot make up any more (section 6), it goes back to its first value for
   `HIGH_EPOCHS` epochs, then on as scheduled. Before the first drop there is nothing to raise;
 - `ramp`: the target trains on images of a size in between for `BETWEEN_EPOCHS` epochs first;
+- `progressive resizing next`: the same, on images as small as the pre-train network's;
 - `three stages`: a second pre-train network does, on the same images and for as long, and costs
   less. Where a kernel of 3 can only be 2 or 3, networks of two sizes would have the same kernels;
   what lies in between is one in which half of the layers have the target's (`half_kept`).
 
-The last two train the target at its own size for one epoch at least.
+The last three train the target at its own size for one epoch at least.
 """
 
 from __future__ import annotations
@@ -108,10 +109,12 @@ class Tail:
         *,
         reset: bool = False,
         by_way_of: Callable[[SmallResNet], nn.Module] | None = None,
+        between_size: int | None = None,
     ) -> Run:
         """The transition with another recipe, an empty optimizer, or by way of another network.
 
-        `by_way_of` makes it of the target; it trains on images of `size_between` first.
+        `by_way_of` makes it of the target; it trains on images of `between_size` (default:
+        `size_between`) first.
         """
         experiment = self.experiment
         trainer = Trainer(
@@ -131,7 +134,7 @@ class Tail:
             between = by_way_of(target)
             stop = min(self.epoch + BETWEEN_EPOCHS, experiment.recipe.epochs - 1)
             stage, change = trainer.upscale(
-                stage, between, size=size_between(experiment), epoch=self.epoch
+                stage, between, size=between_size or size_between(experiment), epoch=self.epoch
             )
             stage.phase = "in between"
             records = [*records, *trainer.fit(stage, range(self.epoch, stop))]
@@ -160,6 +163,10 @@ class Tail:
     def ramp(self) -> Run:
         return self.run(by_way_of=lambda target: target)
 
+    def progressive_next(self) -> Run:
+        size = self.experiment.pretrain_size
+        return self.run(by_way_of=lambda target: target, between_size=size)
+
     def three_stages(self) -> Run:
         return self.run(by_way_of=partial(half_kept, self.experiment))
 
@@ -178,6 +185,7 @@ VARIANTS: dict[str, Callable[[Tail], Run]] = {
     "raised rate": Tail.raised_rate,
     BEHIND_DROP: Tail.raised_behind_drop,
     "ramp": Tail.ramp,
+    "progressive resizing next": Tail.progressive_next,
     "three stages": Tail.three_stages,
 }
 

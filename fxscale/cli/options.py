@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -84,22 +85,20 @@ TargetSize = Annotated[
         show_default="the model's own",
     ),
 ]
-KernelPolicy = Annotated[
-    str,
-    typer.Option(
-        metavar="paper|nearest|FILE.json",
-        help="How kernels shrink: by Table 1 of the paper, by the input's ratio, or as a JSON "
-        f"file says by names, {_EXAMPLE}.",
-    ),
-]
-Keep = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="PATTERN",
-        help="Leave the layers of this name alone, * matches anything. May be repeated.",
-        show_default=False,
-    ),
-]
+kernels_option = partial(
+    typer.Option,
+    metavar="paper|nearest|FILE.json",
+    help="How kernels shrink: by Table 1 of the paper, by the input's ratio, or as a JSON "
+    f"file says by names, {_EXAMPLE}.",
+)
+keep_option = partial(
+    typer.Option,
+    metavar="PATTERN",
+    help="Leave the layers of this name alone, * matches anything. May be repeated.",
+    show_default=False,
+)
+KernelPolicy = Annotated[str, kernels_option()]
+Keep = Annotated[list[str] | None, keep_option()]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Debug = Annotated[

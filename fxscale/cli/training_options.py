@@ -9,12 +9,12 @@ import inspect
 import os
 from collections.abc import Callable
 from enum import StrEnum
-from functools import wraps
+from functools import partial, wraps
 from typing import Annotated, Any, TypeAlias, get_type_hints
 
 import typer
 
-from fxscale.cli.options import Keep, KernelPolicy, parse_kernels
+from fxscale.cli.options import keep_option, kernels_option, parse_kernels
 
 
 class Preset(StrEnum):
@@ -57,55 +57,61 @@ AcceleratorOption: TypeAlias = Annotated[
     Accelerator, typer.Option(help="Where to train; auto: on GPUs where there are any.")
 ]
 
+# The help shows them in these groups, below the command's own.
+_NETWORK = "Network and data"
+_network = partial(typer.Option, rich_help_panel=_NETWORK)
+_schedule = partial(typer.Option, rich_help_panel="Schedule")
+_step = partial(typer.Option, rich_help_panel="Training step")
+_machine = partial(typer.Option, rich_help_panel="Arithmetic and machine")
+_run = partial(typer.Option, rich_help_panel="Faults, checkpoints, reports")
+
 
 def training_options(
     model: Annotated[
         str,
-        typer.Option(
+        _network(
             help="overfeat_fast, resnet34, torchvision/NAME, timm/NAME or path/to/file.py:factory.",
             show_default=False,
         ),
     ],
     data: Annotated[
         str,
-        typer.Option(
+        _network(
             metavar="FOLDER|digits|synthetic",
             help="A folder with `train/CLASS/*` and `val/CLASS/*`, or `train*.tar` and `val*.tar`; "
             "digits that come with scikit-learn; noise, to measure speed.",
         ),
     ] = "digits",
     target_size: Annotated[
-        int, typer.Option(metavar="SIZE", help="Image size of the target network.")
+        int, _network(metavar="SIZE", help="Image size of the target network.")
     ] = 224,
     pretrain_size: Annotated[
         str,
-        typer.Option(
+        _network(
             metavar="SIZE[,SIZE...]|none",
             help="Image sizes of the pre-train networks, increasing; none: the target alone.",
         ),
     ] = "160",
-    kernels: KernelPolicy = "paper",
-    keep: Keep = None,
+    kernels: Annotated[str, kernels_option(rich_help_panel=_NETWORK)] = "paper",
+    keep: Annotated[list[str] | None, keep_option(rich_help_panel=_NETWORK)] = None,
     preset: Annotated[
         Preset | None,
-        typer.Option(
+        _schedule(
             help="The paper's epochs, learning rates and weight decay, in place of the next five.",
             show_default="none",
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Of all networks together.")] = 90,
-    learning_rate: Annotated[float, typer.Option(help="Before it first drops.")] = 0.1,
+    epochs: Annotated[int, _schedule(min=1, help="Of all networks together.")] = 90,
+    learning_rate: Annotated[float, _schedule(help="Before it first drops.")] = 0.1,
     milestones: Annotated[
         str,
-        typer.Option(
-            metavar="EPOCH[,EPOCH...]", help="Completed epochs after which the rate drops."
-        ),
+        _schedule(metavar="EPOCH[,EPOCH...]", help="Completed epochs after which the rate drops."),
     ] = "30,60",
-    gamma: Annotated[float, typer.Option(help="What the rate is then multiplied by.")] = 0.1,
-    weight_decay: Annotated[float, typer.Option(min=0, help="Of all parameters.")] = 1e-4,
+    gamma: Annotated[float, _schedule(help="What the rate is then multiplied by.")] = 0.1,
+    weight_decay: Annotated[float, _schedule(min=0, help="Of all parameters.")] = 1e-4,
     extra_training: Annotated[
         int,
-        typer.Option(
+        _schedule(
             min=0,
             help="Hold the rate after a transition until accuracy drops, for up to so many extra "
             "epochs (section 5.2).",
@@ -113,67 +119,65 @@ def training_options(
     ] = 0,
     warmup_after_resize: Annotated[
         float,
-        typer.Option(
+        _schedule(
             min=0,
             metavar="EPOCHS",
             help="Let the rate rise linearly over the first epochs after a transition; 0: at once.",
         ),
     ] = 0.0,
     optimizer: Annotated[
-        OptimizerName, typer.Option(help="Its state goes through transitions, too.")
+        OptimizerName, _step(help="Its state goes through transitions, too.")
     ] = OptimizerName.sgd,
-    momentum: Annotated[float, typer.Option(help="Of SGD.")] = 0.9,
+    momentum: Annotated[float, _step(help="Of SGD.")] = 0.9,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Images per step, over all processes together.")
+        int, _step(min=1, help="Images per step, over all processes together.")
     ] = 128,
-    accumulate: Annotated[
-        int, typer.Option(min=1, help="Batches per process that make one step.")
-    ] = 1,
+    accumulate: Annotated[int, _step(min=1, help="Batches per process that make one step.")] = 1,
     clip_norm: Annotated[
-        float | None, typer.Option(help="Largest norm of the gradients.", show_default="none")
+        float | None, _step(help="Largest norm of the gradients.", show_default="none")
     ] = None,
     label_smoothing: Annotated[
-        float, typer.Option(help="Share of a label that goes to all classes alike.")
+        float, _step(help="Share of a label that goes to all classes alike.")
     ] = 0.0,
-    mixup: Annotated[float, typer.Option(help="Alpha of mix-up; 0: none.")] = 0.0,
+    mixup: Annotated[float, _step(help="Alpha of mix-up; 0: none.")] = 0.0,
     average: Annotated[
-        float, typer.Option(help="Decay of a moving average of the weights (EMA); 0: none.")
+        float, _step(help="Decay of a moving average of the weights (EMA); 0: none.")
     ] = 0.0,
     batchnorm_batches: Annotated[
-        int, typer.Option(min=0, help="Batches to re-estimate BatchNorm over at a transition.")
+        int, _step(min=0, help="Batches to re-estimate BatchNorm over at a transition.")
     ] = 20,
     precision: Annotated[
-        Precision, typer.Option(help="Of the arithmetic; weights are float32.")
+        Precision, _machine(help="Of the arithmetic; weights are float32.")
     ] = Precision.fp32,
     channels_last: Annotated[
         bool,
-        typer.Option("--channels-last/--contiguous", help="Memory layout of images and weights."),
+        _machine("--channels-last/--contiguous", help="Memory layout of images and weights."),
     ] = True,
-    compile: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
+    compile: Annotated[bool, _machine("--compile", help="Use torch.compile.")] = False,
     sync_batchnorm: Annotated[
         bool,
-        typer.Option(
+        _machine(
             "--sync-batchnorm",
             help="BatchNorm over the images of all processes instead of each one's own; on GPUs.",
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, order and augmentation.")] = 0,
+    seed: Annotated[int, _machine(min=0, help="Of weights, order and augmentation.")] = 0,
     deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="Deterministic algorithms alone.")
+        bool, _machine("--deterministic", help="Deterministic algorithms alone.")
     ] = False,
     workers: Annotated[
         int | None,
-        typer.Option(min=0, help="Loader processes.", show_default="cores per process, at most 8"),
+        _machine(min=0, help="Loader processes.", show_default="cores per process, at most 8"),
     ] = None,
     on_corrupt: Annotated[
-        OnCorrupt, typer.Option(help="Stop at an unreadable image, or take the next and count it.")
+        OnCorrupt, _run(help="Stop at an unreadable image, or take the next and count it.")
     ] = OnCorrupt.error,
     checkpoint_every: Annotated[
-        str, typer.Option(metavar="INTERVAL", help="'1 epoch', '500 steps'.")
+        str, _run(metavar="INTERVAL", help="'1 epoch', '500 steps'.")
     ] = "1 epoch",
-    log_every: Annotated[int, typer.Option(min=1, help="Steps between reports.")] = 20,
+    log_every: Annotated[int, _run(min=1, help="Steps between reports.")] = 20,
     timeout: Annotated[
-        float, typer.Option(min=1, help="Seconds that a process waits for another one.")
+        float, _run(min=1, help="Seconds that a process waits for another one.")
     ] = 600.0,
 ) -> dict[str, Any]:
     """What was asked for, as arguments of `Settings`."""

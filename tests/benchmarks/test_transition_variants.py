@@ -41,7 +41,8 @@ def test_every_variant_differs_from_the_plain_transition_as_it_says(
     run_variants(data, tmp_path)
     found = runs(tmp_path / "transition_variants.jsonl")
     assert list(found) == [
-        "momentum reset@1", "warm-up@1", "raised rate@1", "ramp@1", "three stages@1",
+        "momentum reset@1", "warm-up@1", "raised rate@1", "ramp@1", "progressive resizing next@1",
+        "three stages@1",
     ]  # fmt: skip
     assert "raised rate behind the drop: the learning rate has not" in capsys.readouterr().out
 
@@ -55,6 +56,7 @@ def test_every_variant_differs_from_the_plain_transition_as_it_says(
     for name in ("ramp@1", "three stages@1"):
         assert column(found[name], "size") == [24, 28, 32]
         assert column(found[name], "phase") == ["pre-train", "in between", "target"]
+    assert column(found["progressive resizing next@1"], "size") == [24, 24, 32]
     assert column(found["ramp@1"], "train_loss") != column(found["three stages@1"], "train_loss")
     assert "| momentum reset | 1 |" in (tmp_path / "transition_variants.md").read_text()
 
