@@ -64,6 +64,7 @@ from fxscale.passes.tracer import VALUE, first_line
 from fxscale.passes.weight_amplitude import computed_weight
 from fxscale.passes.weight_layouts import WeightLayouts, lay_out_weights
 from fxscale.passes.windows import POINTWISE, window_arguments, window_length
+from fxscale.passes.writes import refuse_lost_writes
 
 
 def annotate(network: TracedNetwork) -> AnnotatedNetwork:
@@ -89,7 +90,7 @@ def annotate(network: TracedNetwork) -> AnnotatedNetwork:
             if walk.constants.found:
                 laid |= walk.constants.found
                 continue
-            blocked = [call for call, names in layouts.cones.items() if error.node in names]
+            blocked = layouts.passed_by(error.node)
             if not blocked:
                 raise
             obstacles |= dict.fromkeys(blocked, error)
@@ -153,6 +154,8 @@ class Annotator:
                 origin = Origin.SIZE if sized else Origin.CONSTANT
             self.origins[node] = origin
             check_shape(node, self.annotations[node])
+        returned = self._returned()
+        refuse_lost_writes(self, returned)
         replaced = {substitution.node for substitution in self.substitutions}
         nodes = (node for node in self.network.graph.nodes if node not in replaced)
         self.substitutions += list(substitute_literals(nodes, self.annotations, self.events))
@@ -169,14 +172,15 @@ class Annotator:
             lookups=tuple(self.lookups),
             reads=tuple(self.reads.values()),
             statistics=tuple(self.statistics),
-            outputs=frozenset(self._output_axes()),
+            outputs=frozenset(
+                a for a in spatial_axes([self.annotations[n] for n in returned]) if not a.kernel
+            ),
         )
 
-    def _output_axes(self) -> Iterator[Axis]:
-        returned: list[fx.Node] = []
-        fx.node.map_arg(list(self.network.outputs.values()), returned.append)
-        for node in returned:
-            yield from (a for a in spatial_axes(self.annotations[node]) if not a.kernel)
+    def _returned(self) -> frozenset[fx.Node]:
+        nodes: list[fx.Node] = []
+        fx.node.map_arg(list(self.network.outputs.values()), nodes.append)
+        return frozenset(nodes)
 
     def _annotate(self, node: fx.Node, origin: Origin) -> Annotation:
         self._current = node

@@ -86,6 +86,8 @@ def _used(
         if convolution.computed is not None:
             yield from _computed(convolution.computed, tensors, lengths)
             continue
+        if convolution.weight not in tensors:
+            continue  # a constant of the code, which is no state: its kernel is kept
         shape = tuple(tensors[convolution.weight].shape)
         small = (*shape[:2], *kernels[convolution.weight])
         yield StateMap(convolution.weight, "kernel", small, shape, small, shape)

@@ -20,10 +20,10 @@ from fxscale.passes.axes import Lookup
 from fxscale.passes.origins import Origin, holds_tensor
 from fxscale.passes.refusal import refusal
 from fxscale.passes.tracer import VALUE
+from fxscale.passes.writes import changes_in_place
 
 _INDEX = {operator.getitem: 1, torch.index_select: 2, "index_select": 2, F.embedding: 0}
 """Which argument of a lookup is the index."""
-_IN_PLACE = (operator.setitem, operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
 
 def lookup_at(
@@ -118,12 +118,6 @@ def _refuse_changes(
                 f"looks up a table at places that {node.name!r} changes in place",
                 remedy="compute the places without in-place operators",
             )
-
-
-def changes_in_place(node: fx.Node) -> bool:
-    """Whether an operator writes into one of its operands."""
-    method = str(node.target) if node.op == "call_method" else ""
-    return node.target in _IN_PLACE or method.endswith("_") or "out" in node.kwargs
 
 
 def _users(nodes: Iterable[fx.Node], origins: Mapping[fx.Node, Origin]) -> Iterator[fx.Node]:

@@ -196,6 +196,7 @@ def _trace_mode(tracer: ValueTracer, model: nn.Module, constants: dict[str, Any]
             entering_wrapped_functions(tracer.leaves),
         ):
             graph = tracer.trace(model, concrete_args=constants or None)
+        tracer.check_constants()
         return _without_constants(graph, model)
     except FxscaleError:
         raise

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.node import Argument, Target
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
@@ -40,6 +40,9 @@ VALUE = "fxscale_value"
 
 Instruction = tuple[FrameType, int]
 """A frame and the bytecode instruction that it is at."""
+
+_CONSTANT = "_tensor_constant"
+"""How fx begins the names of constants."""
 
 _INPLACE = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor")
 
@@ -175,6 +178,8 @@ class ValueTracer(fx.Tracer):
         self._instruction: Instruction | None = None
         self._asked_there = 0
         self._evaluating = False
+        self._made: set[str] = set()
+        self._versions: dict[int, tuple[torch.Tensor, int]] = {}
         self.autocast: list[AutocastState] = []
 
     def record_call(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
@@ -211,6 +216,41 @@ class ValueTracer(fx.Tracer):
         """Where parameters and buffers are; fx searches all of them at every access."""
         state = (*self.root.named_buffers(), *self.root.named_parameters())
         return {id(tensor): path for path, tensor in state}
+
+    def create_arg(self, a: Any) -> Argument:
+        """A tensor that is no proxy is a constant of the graph; both modes read one, if equal."""
+        constant = isinstance(a, torch.Tensor) and not isinstance(a, FakeTensor)
+        twin = self._twin(a) if constant and a not in self.tensor_attrs else None
+        if twin is not None:
+            self.tensor_attrs[a] = twin
+        argument = super().create_arg(a)
+        if constant and isinstance(argument, fx.Node) and not a.is_inference():
+            if twin is None:
+                self._made.add(str(argument.target))
+            self._versions.setdefault(id(a), (a, a._version))
+        return argument
+
+    def _twin(self, constant: torch.Tensor) -> str | None:
+        """The name under which the other mode's trace has left an equal constant."""
+        if constant.is_meta:
+            return None
+        for name, known in vars(self.root).items():
+            if name.startswith(_CONSTANT) and name not in self._made and known is not constant:
+                same = (known.dtype, known.device) == (constant.dtype, constant.device)
+                if same and torch.equal(known, constant):
+                    return name
+        return None
+
+    def check_constants(self) -> None:
+        """Refuse a constant that Python has changed since it was used: the graph has one value."""
+        for tensor, version in self._versions.values():
+            if tensor._version != version:
+                raise refusal(
+                    next(iter(reversed(self.graph.nodes))),
+                    f"forward changes {self.tensor_attrs.get(tensor, 'a constant')!r} after it was "
+                    "used",
+                    remedy="make a new tensor for the new values",
+                )
 
     def call_module(
         self,
@@ -258,6 +298,7 @@ class ValueTracer(fx.Tracer):
     def _evaluate(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
             return self.inputs.get(str(node.target), node.args[0] if node.args else None)
+        self.check_constants()
         self._evaluating = True
         try:
             with self.fake_mode, quiet_failures():
@@ -270,6 +311,8 @@ class ValueTracer(fx.Tracer):
             ) from error
         finally:
             self._evaluating = False
+            # What the node itself writes is in the graph: `passes/writes.py` looks after it.
+            self._versions = {k: (t, t._version) for k, (t, _) in self._versions.items()}
 
     def decide(self, node: fx.Node, convert: Callable[[Any], Any]) -> Any:
         value = node.meta[VALUE]

@@ -125,6 +125,10 @@ class Reader:
         if key in self.annotator.parameters:
             self.entries[key] = KernelEntry(key, dims, "kernel")
             return Amplitude(degree=1)
+        if not self.annotator.is_state(node):
+            raise self.at(self.annotator, node).refuse(
+                "a constant of the code belongs to one kernel size", REMEDY
+            )
         buffer = self.annotator.network.model.get_buffer(key)
         if buffer.is_meta or not _even(buffer, dims):
             raise self.at(self.annotator, node).refuse(

@@ -48,6 +48,18 @@ class WeightLayouts:
     cones: dict[fx.Node, frozenset[str]]
     pads: dict[fx.Node, Dims]
 
+    def passed_by(self, name: str | None) -> list[fx.Node]:
+        """The convolutions whose weight comes by this node, and those that share its kernel."""
+        calls = [call for call, names in self.cones.items() if name in names]
+        kernels = {key for call in calls for key in self._kernels(call)}
+        sharing = (c for c in self.cones if not kernels.isdisjoint(self._kernels(c)))
+        return list(dict.fromkeys([*calls, *sharing]))
+
+    def _kernels(self, call: fx.Node) -> set[str]:
+        """The entries of the state that hold the kernel of a convolution."""
+        keys = {str(source.target) for source in self.sources[call]}
+        return {k for k in keys if any(axis.kernel for dim in self.layouts[k] for axis in dim)}
+
 
 def lay_out_weights(network: TracedNetwork, skip: Collection[fx.Node] = ()) -> WeightLayouts:
     """The layouts of all computed weights, but for those of the convolutions in `skip`."""

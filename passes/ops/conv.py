@@ -136,7 +136,13 @@ def _functional(call: Call, *, transposed: bool) -> Annotation:
     )
     if weight.op == "get_attr":
         key = str(weight.target)
-        return _convolve(call, module_path(call.node) or key, key, shape, geometry)
+        result = _convolve(call, module_path(call.node) or key, key, shape, geometry)
+        if any(call.annotator.convs[-1].tied) and not call.annotator.is_state(weight):
+            raise call.refuse(
+                "its kernel is a constant of the code and covers the whole map",
+                "register the kernel as a buffer, whose size then follows the map",
+            )
+        return result
     computed = call.annotator.computed_weight(call.node, weight)
     key = weight.name if isinstance(computed, UnsupportedModelError) else computed.entries[0].key
     return _convolve(call, module_path(call.node) or key, key, shape, geometry, computed)
@@ -172,7 +178,8 @@ def _convolve(
     call.annotator.parts.keep(dims[1])
     if is_spatial(dims[1]):
         raise call.refuse(
-            "its input channels are made of spatial axes", "name the layer's module in leaf_modules"
+            "its input channels are made of spatial axes",
+            "put a linear layer over the flattened pixels in its place",
         )
     kernel_size = shape[2:]
     out: list[Dim] = []

@@ -34,6 +34,11 @@ def linear_function(call: Call) -> Annotation:
                 "the weight is computed, not a parameter", "use nn.Linear, or register a handler"
             )
         return Shape((*call.dims()[:-1], _features(call.result.shape[-1])))
+    if is_spatial(call.dims()[-1]) and not call.annotator.is_state(weight):
+        raise call.refuse(
+            "its weight is a constant of the code and belongs to one size of the map",
+            "register the weight as a buffer, whose size then follows the map",
+        )
     key = str(weight.target)
     return _linear(call, key, key, weight.meta[VALUE].shape[0])
 

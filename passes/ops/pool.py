@@ -40,6 +40,7 @@ def pool_module(call: Call) -> Annotation:
         dilation=getattr(module, "dilation", 1),
         ceil_mode=module.ceil_mode,
         fits=isinstance(module, nn.AvgPool3d),
+        divisor=getattr(module, "divisor_override", None),
         functional=False,
     )
 
@@ -52,7 +53,7 @@ def pool_module(call: Call) -> Annotation:
     params=_AVERAGE_PARAMS,
 )
 def average_pool(call: Call) -> Annotation:
-    return _pool_function(call, dilation=1)
+    return _pool_function(call, dilation=1, divisor=call.value("divisor_override"))
 
 
 @handles(
@@ -71,7 +72,7 @@ def max_pool(call: Call) -> Annotation:
     return _pool_function(call, dilation=call.value("dilation", 1))
 
 
-def _pool_function(call: Call, dilation: Any) -> Annotation:
+def _pool_function(call: Call, dilation: Any, divisor: int | None = None) -> Annotation:
     if isinstance(call.result, tuple):
         raise call.refuse("returns indices into the feature map", "use interpolation to unpool")
     return _pool(
@@ -82,6 +83,7 @@ def _pool_function(call: Call, dilation: Any) -> Annotation:
         dilation=dilation,
         ceil_mode=call.value("ceil_mode", False),
         fits=call.node.target is F.avg_pool3d,
+        divisor=divisor,
         functional=True,
     )
 
@@ -95,6 +97,7 @@ def _pool(
     dilation: Any,
     ceil_mode: bool,
     fits: bool,
+    divisor: int | None,
     functional: bool,
 ) -> Annotation:
     dims = call.dims()
@@ -125,6 +128,9 @@ def _pool(
                 "fits": fits,
             }
             out.append((_pooled(call, dim, window),))
+    if divisor is not None:  # a sum over the pixels of the window, but for a constant
+        covered = [dim for size, dim in zip(whole, dims[2:], strict=True) if size is dim]
+        call.annotator.sums_over(call.node, tuple(axis for dim in covered for axis in dim))
     if not functional:
         if whole != list(kernels):
             # One window covers the map, so the stride does not matter.

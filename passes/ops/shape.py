@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from fxscale.passes.annotations import measures_a_map
-from fxscale.passes.axes import Annotation, Extent, Shape, is_spatial
+from fxscale.passes.axes import Annotation, Dim, Extent, Shape, fixed_dim, is_spatial
 from fxscale.passes.ops.registry import Call, handles
 from fxscale.passes.tracer import VALUE
 
@@ -47,15 +47,29 @@ def count(call: Call) -> Annotation:
     return Extent(tuple(axis for dim in call.dims() for axis in dim))
 
 
-@handles(".new_zeros", ".new_ones", ".new_empty", ".new_full", params="input *size")
+@handles(".new_zeros", ".new_ones", ".new_empty", params="input *size")
+@handles(".new_full", params="input size value")
 def new_tensor(call: Call) -> Annotation:
-    """A constant tensor of a given shape, such as the mask of stochastic depth."""
-    from fxscale.passes.annotations import fixed_shape
+    """A constant tensor of a given shape, such as the first state of a recurrent convolution.
 
-    sizes = call.annotation("size") or ()
-    if any(isinstance(item, Extent) and is_spatial(item.dim) for item in sizes):
-        raise call.refuse("a tensor is created with a spatial size", "create it outside of forward")
-    return fixed_shape(call.result)
+    It gets the axes whose lengths it is made with, and so its size by itself.
+    """
+    sizes, given = call.annotation("size"), call.raw("size")
+    lengths = call.result.shape
+    known = sizes if isinstance(sizes, tuple | list) else (sizes,) * len(lengths)
+    items = given if isinstance(given, tuple | list) else (given,) * len(lengths)
+    dims: list[Dim] = []
+    for length, size, item in zip(lengths, known, items, strict=True):
+        if isinstance(size, Extent):
+            dims.append(size.dim)
+            continue
+        if isinstance(item, fx.Node) and measures_a_map(item, call.annotator.annotations):
+            raise call.refuse(
+                "a tensor is created with a size that is computed from a map's",
+                "create it with the map's own lengths, as torch.zeros_like(x) does",
+            )
+        dims.append(fixed_dim(length))
+    return Shape(tuple(dims))
 
 
 @handles(".bernoulli_", ".fill_", ".normal_", ".uniform_", ".zero_")

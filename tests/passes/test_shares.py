@@ -95,6 +95,10 @@ BODIES: dict[str, Any] = {
     "a sum": lambda x: x.sum((2, 3)),
     "sums one by one": lambda x: x.sum(3).sum(2),
     "a sum of everything": lambda x: x.sum(),
+    "a pool that sums": lambda x: F.avg_pool2d(x, x.shape[2:], divisor_override=1).flatten(1),
+    "a pool with a divisor of its own": lambda x: F.avg_pool2d(
+        x, (LARGE, 2), divisor_override=7
+    ).mean((2, 3)),
     "a sum over rows and channels": lambda x: torch.sum(x, (1, 2)).mean(1),
     "a sum of what was flattened": lambda x: x.flatten(2).sum(-1, keepdim=True),
     "a Euclidean norm": lambda x: torch.linalg.vector_norm(x, dim=(2, 3)),

@@ -14,6 +14,7 @@ import fxscale
 from fxscale.errors import UnsupportedModelError
 from tests.passes.networks import (
     CONV,
+    Around,
     assert_gradients_reach_every_parameter,
     assert_same_outputs,
     kernel_sizes,
@@ -284,3 +285,15 @@ def test_a_call_without_a_batch_is_refused() -> None:
 
     with pytest.raises(UnsupportedModelError, match="its input has 3 dimensions, 4 with a batch"):
         fxscale.downscale(Unbatched(), 8, target_size=12)
+
+
+def test_a_filter_that_is_a_constant_of_the_code_is_left_alone() -> None:
+    """As a Sobel or box filter written down in forward."""
+
+    def box(m: Any, x: Tensor) -> Tensor:
+        return F.conv2d(x, torch.ones(4, 1, 3, 3) / 9, padding=1, groups=4)
+
+    small = fxscale.downscale(Around(box), 8, target_size=12, kernels={"conv": 3})
+    assert_same_outputs(small, Around(box), torch.randn(2, 3, 8, 8))
+    assert [conv.pretrain_kernel_size for conv in small.plan.convs] == [(3, 3), (3, 3)]
+    assert list(fxscale.upscale_state(small)) == ["conv.weight", "conv.bias"]

@@ -171,3 +171,15 @@ def test_a_window_computed_from_a_size_stays(pool: Any) -> None:
     by_hand: Any = F.max_pool2d if "max" in small.code else F.avg_pool2d
     other = Around(lambda m, x: by_hand(x, 3).mean((2, 3)))
     assert_same_outputs(small, other, torch.randn(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize("divisor", [1, 144, 10])
+def test_a_global_pool_with_a_divisor_of_its_own_keeps_its_amplitude(divisor: int) -> None:
+    pool = nn.AvgPool2d(12, divisor_override=divisor)
+    model = Around(lambda m, x: m.pool(x).flatten(1), pool=pool)
+    model.conv = nn.Conv2d(3, 4, 1)  # mixes no pixels
+    small = fxscale.downscale(model, 6, target_size=12)
+    model.load_state_dict(fxscale.upscale_state(small))
+    image = torch.randn(2, 3, 6, 6)
+    doubled = image.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(small(image), model(doubled))
