@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -159,6 +159,7 @@ class Annotator:
         replaced = {substitution.node for substitution in self.substitutions}
         nodes = (node for node in self.network.graph.nodes if node not in replaced)
         self.substitutions += list(substitute_literals(nodes, self.annotations, self.events))
+        axes = spatial_axes([self.annotations[node] for node in returned])
         return AnnotatedNetwork(
             annotations=self.annotations | self.constants.as_computed(),
             events=tuple(self.events),
@@ -172,9 +173,7 @@ class Annotator:
             lookups=tuple(self.lookups),
             reads=tuple(self.reads.values()),
             statistics=tuple(self.statistics),
-            outputs=frozenset(
-                a for a in spatial_axes([self.annotations[n] for n in returned]) if not a.kernel
-            ),
+            outputs=frozenset(axis for axis in axes if not axis.kernel),
         )
 
     def _returned(self) -> frozenset[fx.Node]:
