@@ -30,7 +30,7 @@ from benchmarks._zoo_entries import SETS, names
 from benchmarks._zoo_report import draw_times, report, summary
 
 NAME = "zoo"
-TIMEOUT = 300.0
+TIMEOUT = 900.0  # seconds a model
 MODELS_PER_WORKER = 40  # memory that libraries keep is given back with the process
 
 
