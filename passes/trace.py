@@ -28,6 +28,7 @@ from fxscale.errors import FxscaleError, UnsupportedModelError
 from fxscale.passes.feature_maps import FeatureMapMode
 from fxscale.passes.inputs import InputSpec
 from fxscale.passes.python_names import answering_for_values
+from fxscale.passes.randomness import refusing_draws
 from fxscale.passes.refusal import failing_line, module_path
 from fxscale.passes.tracer import (
     VALUE,
@@ -84,7 +85,7 @@ def trace(
             known = {**_constant_placeholders(constants), **values}
             tracer = ValueTracer(fake_mode, known, leaves, opaque_types)
             _refuse_hooks(skeleton, tracer)
-            with _attributes_kept(skeleton):
+            with _attributes_kept(skeleton), refusing_draws(skeleton):
                 graphs[mode] = _trace_mode(tracer, skeleton, constants)
             decisions[mode] = tracer.decisions
     return _merge(skeleton, graphs, decisions, inputs, fake_mode)

@@ -1,0 +1,65 @@
+"""Random numbers are drawn anew in every call, or the network is refused."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import fxscale
+from fxscale.errors import UnsupportedModelError
+from tests.passes.networks import Around
+
+
+def half_of_the_batch(m: Any, x: Tensor) -> Tensor:
+    """Stochastic depth, a decision a sample."""
+    kept = torch.rand(x.shape[0], 1, 1, 1) < 0.5
+    return torch.where(kept, x, -x)
+
+
+DRAWN_ANEW = [
+    lambda m, x: x + torch.randn_like(x),
+    lambda m, x: x + torch.randn(x.shape[1], 1, 1),
+    lambda m, x: F.dropout(x, 0.5, training=True),
+    lambda m, x: x * x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(0.5),
+    half_of_the_batch,
+]
+
+
+@pytest.mark.parametrize("body", DRAWN_ANEW)
+def test_what_the_sizes_of_an_input_decide_is_drawn_in_every_call(body: Any) -> None:
+    model = Around(body)
+    same = fxscale.downscale(model, 12, target_size=12, keep=["*"])
+    same.load_state_dict(model.state_dict())
+    images = torch.randn(4, 3, 12, 12)
+    for number in range(3):
+        torch.manual_seed(number)
+        expected = model(images)
+        torch.manual_seed(number)
+        assert torch.equal(same(images), expected)
+
+
+DRAWN_ONCE = [
+    lambda m, x: x + torch.randn(4, 1, 1),
+    lambda m, x: x if torch.rand(1) < 0.5 else -x,
+    lambda m, x: x * torch.empty(4, 1, 1).normal_(),
+    lambda m, x: x if random.random() < 0.5 else -x,
+    lambda m, x: x if np.random.rand() < 0.5 else -x,  # as models do
+]
+
+
+@pytest.mark.parametrize("body", DRAWN_ONCE)
+def test_what_the_trace_would_draw_once_and_for_all_is_refused(body: Any) -> None:
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
+    model = Around(body)
+    after_building = torch.get_rng_state()
+    with pytest.raises(UnsupportedModelError, match="draws random numbers that its graph"):
+        fxscale.downscale(model, 8, target_size=12)
+    assert torch.equal(torch.get_rng_state(), after_building)
+    assert random.getstate() == before[1]
+    assert np.random.get_state()[1].tolist() == before[2]  # type: ignore[index]
