@@ -39,9 +39,24 @@ def test_activations_scaled_by_a_size_keep_their_amplitude() -> None:
     assert_same_outputs(small, by_hand, torch.randn(2, 3, 8, 8))
 
 
-def test_a_new_tensor_of_a_spatial_size_is_refused() -> None:
-    model = Around(lambda m, x: x + x.new_zeros(x.shape))
-    with pytest.raises(UnsupportedModelError, match=r"."):
+@pytest.mark.parametrize(
+    "new",
+    [
+        lambda x: x.new_zeros(x.shape),
+        lambda x: x.new_ones(x.shape[0], 4, *x.shape[2:]),
+        lambda x: x.new_full((4, *x.shape[2:]), 2.0),
+        lambda x: x.new_zeros((x.size(2), x.size(3))),
+    ],
+)
+def test_a_new_tensor_with_the_lengths_of_a_map_has_its_axes(new: Any) -> None:
+    model = Around(lambda m, x: x + new(x))
+    small = fxscale.downscale(model, 8, target_size=12, kernels={"conv": 3})
+    assert_same_outputs(small, model, torch.randn(2, 3, 8, 8))
+
+
+def test_a_new_tensor_of_a_computed_size_is_refused() -> None:
+    model = Around(lambda m, x: x.new_zeros(2, x.shape[2] // 2))
+    with pytest.raises(UnsupportedModelError, match="a size that is computed from a map's"):
         fxscale.downscale(model, 8, target_size=12)
 
 
