@@ -32,6 +32,7 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from fxscale.contexts import AutocastState
 from fxscale.passes.evaluate import evaluate_node, quiet_failures
+from fxscale.passes.in_place import INPLACE, changes_in_place
 from fxscale.passes.refusal import SOURCE, calling_line, refusal
 from fxscale.passes.with_blocks import AUTOCAST
 
@@ -43,8 +44,6 @@ Instruction = tuple[FrameType, int]
 
 _CONSTANT = "_tensor_constant"
 """How fx begins the names of constants."""
-
-_INPLACE = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor")
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ for _builtin in (abs, round, divmod):
 
 # fx falls back to the out-of-place operator, which computes the same but loses aliasing and
 # needs more memory than the target does.
-for _name in _INPLACE:
+for _name in INPLACE:
     setattr(ValueProxy, f"__{_name}__", _inplace(_name))
 
 
@@ -311,8 +310,8 @@ class ValueTracer(fx.Tracer):
             ) from error
         finally:
             self._evaluating = False
-            # What the node itself writes is in the graph: `passes/writes.py` looks after it.
-            self._versions = {k: (t, t._version) for k, (t, _) in self._versions.items()}
+            if changes_in_place(node):  # in the graph, too: `passes/writes.py` looks after it
+                self._versions = {k: (t, t._version) for k, (t, _) in self._versions.items()}
 
     def decide(self, node: fx.Node, convert: Callable[[Any], Any]) -> Any:
         value = node.meta[VALUE]

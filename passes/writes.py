@@ -19,6 +19,7 @@ import torch
 from torch import fx
 
 from fxscale.passes.annotations import carries_size
+from fxscale.passes.in_place import changes_in_place
 from fxscale.passes.origins import Origin, holds_tensor
 from fxscale.passes.refusal import refusal
 
@@ -29,20 +30,6 @@ _REMEDY = (
     "make the tensor of a feature map, with torch.zeros_like(x) or x.new_zeros(...), or compute "
     "the parts and concatenate them"
 )
-_OPERATORS = (
-    "iadd",
-    "isub",
-    "imul",
-    "itruediv",
-    "ifloordiv",
-    "imod",
-    "ipow",
-    "iand",
-    "ior",
-    "ixor",
-)
-_FUNCTIONS = (operator.setitem, *(getattr(operator, name) for name in _OPERATORS))
-_METHODS = frozenset(f"__{name}__" for name in (*_OPERATORS, "setitem"))
 _ASSIGNMENTS = (operator.setitem, "__setitem__", "fill_", "zero_", "copy_")
 """Writes after which nothing is left of what was there before."""
 
@@ -59,16 +46,6 @@ _VIEWS: tuple[Any, ...] = (
     *("select", "split", "squeeze", "swapaxes", "t", "to", "transpose", "unbind", "unfold"),
     *("unsqueeze", "view", "view_as"),
 )
-
-
-def changes_in_place(node: fx.Node) -> bool:
-    """Whether an operator writes into its first operand, or into the one given as `out`."""
-    if "out" in node.kwargs:
-        return True
-    if node.op == "call_method":
-        name = str(node.target)
-        return name in _METHODS or (name.endswith("_") and not name.startswith("__"))
-    return node.op == "call_function" and node.target in _FUNCTIONS
 
 
 def refuse_lost_writes(annotator: Annotator, returned: frozenset[fx.Node]) -> None:

@@ -114,7 +114,7 @@ def hooked() -> nn.Module:
 
 def replaced() -> nn.Module:
     layer = nn.ReLU()
-    layer.forward = lambda x: x[:, :2]  # type: ignore[method-assign]  # as users do
+    layer.forward = lambda x: x[:, :2]  # type: ignore[method-assign]  # what is tested
     return layer
 
 
