@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from functools import singledispatch
 from typing import Any
 
+from fxscale.modes import EVAL, TRAIN
 from fxscale.passes.axes import AnnotatedNetwork
 from fxscale.passes.geometry import Geometry
 from fxscale.passes.padding import Paddings
 from fxscale.passes.sites import Sites
-from fxscale.passes.trace import EVAL, TRAIN, TracedNetwork
+from fxscale.passes.trace import TracedNetwork
 from fxscale.plan import ScalePlan
 from fxscale.pretrain_network import PretrainNetwork
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from fxscale.modes import EVAL, TRAIN
 from fxscale.passes.amplitude import insert_scalings, scale_weights
 from fxscale.passes.axes import (
     AnnotatedNetwork,
@@ -35,7 +36,7 @@ from fxscale.passes.padding import Paddings
 from fxscale.passes.refusal import module_path, refusal
 from fxscale.passes.resamplings import insert_resamplings
 from fxscale.passes.sites import Convolution, Sites
-from fxscale.passes.trace import EVAL, TRAIN, TracedNetwork, stale_weights
+from fxscale.passes.trace import TracedNetwork, stale_weights
 from fxscale.passes.tracer import VALUE
 from fxscale.plan import Padding, ScalePlan, StateMap
 from fxscale.pretrain_network import PretrainNetwork

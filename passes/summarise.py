@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from fxscale.fingerprint import fingerprint_of_shapes
+from fxscale.modes import TRAIN
 from fxscale.passes.axes import (
     AnnotatedNetwork,
     Axis,
@@ -25,7 +26,7 @@ from fxscale.passes.geometry import Geometry
 from fxscale.passes.padding import Paddings
 from fxscale.passes.refusal import module_path
 from fxscale.passes.sites import Convolution, Sites
-from fxscale.passes.trace import TRAIN, TracedNetwork
+from fxscale.passes.trace import TracedNetwork
 from fxscale.plan import (
     ConvCall,
     ConvPlan,

@@ -1,19 +1,13 @@
 """Pass 1, trace: from a module to one graph that holds its train mode and its eval mode.
 
-The model is traced once per mode, and the two traces are laid over each other:
-
-1. a node that computes the same in both modes (same operator, same arguments) stands once;
-2. an argument that is `True` in train mode and `False` in eval mode is the `training` flag of the
-   module at hand, and becomes a read of that flag, as in `F.dropout(x, p, self.training)`;
-3. any other difference (auxiliary heads, branches on `self.training`) leaves nodes that belong to
-   one mode only.
+The model is traced once per mode, the two traces are laid over each other (`passes/merge.py`), and
+which modules decided something by their own mode is found out (`passes/modes.py`).
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,8 +19,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 from fxscale.errors import FxscaleError, UnsupportedModelError
+from fxscale.modes import EVAL, TRAIN
+from fxscale.passes.custom_functions import refusing_custom_functions
 from fxscale.passes.feature_maps import FeatureMapMode
 from fxscale.passes.inputs import InputSpec
+from fxscale.passes.merge import merge
 from fxscale.passes.python_names import answering_for_values
 from fxscale.passes.randomness import refusing_draws
 from fxscale.passes.refusal import failing_line, module_path
@@ -35,12 +32,9 @@ from fxscale.passes.tracer import (
     Decision,
     ValueTracer,
     first_line,
-    refusing_custom_functions,
 )
 from fxscale.passes.with_blocks import recording_with_blocks
 from fxscale.passes.wrapped_functions import entering_wrapped_functions
-
-TRAIN, EVAL = True, False
 
 
 @dataclass(frozen=True)
@@ -88,7 +82,22 @@ def trace(
             with _attributes_kept(skeleton), refusing_draws(skeleton):
                 graphs[mode] = _trace_mode(tracer, skeleton, constants)
             decisions[mode] = tracer.decisions
-    return _merge(skeleton, graphs, decisions, inputs, fake_mode)
+    merged = merge(skeleton, graphs)
+    kept = [
+        replace(decision, node=merged.moved[mode][decision.node])
+        for mode in (TRAIN, EVAL)
+        for decision in decisions[mode]
+        if decision.node in merged.moved[mode]
+    ]
+    return TracedNetwork(
+        model=skeleton,
+        graph=merged.graph,
+        order=merged.order,
+        outputs=merged.outputs,
+        decisions=tuple(dict.fromkeys(kept)),
+        inputs=inputs,
+        fake_mode=fake_mode,
+    )
 
 
 def share_tensors(model: nn.Module) -> nn.Module:
@@ -226,129 +235,6 @@ def _without_constants(graph: fx.Graph, model: nn.Module) -> fx.Graph:
         if node.op == "placeholder" and str(node.target).lstrip("*") not in names:
             drop(node)
     return graph
-
-
-def _merge(
-    model: nn.Module,
-    graphs: Mapping[bool, fx.Graph],
-    decisions: Mapping[bool, list[Decision]],
-    inputs: InputSpec,
-    fake_mode: FakeTensorMode,
-) -> TracedNetwork:
-    union = fx.Graph()
-    moved: dict[bool, dict[fx.Node, fx.Node]] = {TRAIN: {}, EVAL: {}}
-    outputs: dict[bool, Any] = {}
-    candidates: dict[object, list[fx.Node]] = defaultdict(list)
-    train_flags: dict[fx.Node, fx.Node] = {}
-    for node in graphs[TRAIN].nodes:
-        if node.op == "output":
-            outputs[TRAIN] = fx.node.map_arg(node.args[0], moved[TRAIN].__getitem__)
-            continue
-        new = union.node_copy(node, moved[TRAIN].__getitem__)
-        moved[TRAIN][node] = new
-        candidates[_signature(new.op, new.target, (new.args, new.kwargs))].append(new)
-    eval_order: list[fx.Node] = []
-    for node in graphs[EVAL].nodes:
-        load = moved[EVAL].__getitem__
-        if node.op == "output":
-            outputs[EVAL] = fx.node.map_arg(node.args[0], load)
-            continue
-        arguments = fx.node.map_arg((node.args, node.kwargs), load)
-        twin = _take_twin(candidates[_signature(node.op, node.target, arguments)], arguments)
-        if twin is None:
-            twin = union.node_copy(node, load)
-        elif _flags(twin, arguments):
-            train_flags[twin] = _read_training(union, model, twin, arguments)
-            eval_order.append(train_flags[twin])
-        moved[EVAL][node] = twin
-        eval_order.append(twin)
-    train_order: list[fx.Node] = []
-    for new in moved[TRAIN].values():
-        if new in train_flags:
-            train_order.append(train_flags[new])
-        train_order.append(new)
-    kept = [
-        replace(decision, node=moved[mode][decision.node])
-        for mode in (TRAIN, EVAL)
-        for decision in decisions[mode]
-        if decision.node in moved[mode]
-    ]
-    return TracedNetwork(
-        model=model,
-        graph=union,
-        order={TRAIN: tuple(train_order), EVAL: tuple(eval_order)},
-        outputs=outputs,
-        decisions=tuple(dict.fromkeys(kept)),
-        inputs=inputs,
-        fake_mode=fake_mode,
-    )
-
-
-def _signature(op: str, target: Any, arguments: Any) -> object:
-    """A key under which two nodes meet if they are equal but for the value of booleans."""
-    return (op, target, repr(_without_booleans(arguments)))
-
-
-def _without_booleans(argument: Any) -> Any:
-    if isinstance(argument, bool):
-        return "bool"
-    if isinstance(argument, fx.Node):
-        return f"%{argument.name}"
-    if isinstance(argument, tuple | list):
-        return [_without_booleans(item) for item in argument]
-    if isinstance(argument, dict):
-        return {key: _without_booleans(item) for key, item in argument.items()}
-    return argument
-
-
-def _take_twin(candidates: list[fx.Node], arguments: Any) -> fx.Node | None:
-    for index, candidate in enumerate(candidates):
-        pairs = zip(
-            _booleans((candidate.args, candidate.kwargs)), _booleans(arguments), strict=True
-        )
-        if all(train == evaluation or train for train, evaluation in pairs):
-            return candidates.pop(index)
-    return None
-
-
-def _booleans(argument: Any) -> Iterator[bool]:
-    if isinstance(argument, bool):
-        yield argument
-    elif isinstance(argument, tuple | list):
-        for item in argument:
-            yield from _booleans(item)
-    elif isinstance(argument, dict):
-        for item in argument.values():
-            yield from _booleans(item)
-
-
-def _flags(node: fx.Node, arguments: Any) -> bool:
-    return list(_booleans((node.args, node.kwargs))) != list(_booleans(arguments))
-
-
-def _read_training(union: fx.Graph, model: nn.Module, node: fx.Node, arguments: Any) -> fx.Node:
-    """Replace what differs between the modes by a read of the module's `training` flag."""
-    path = module_path(node)
-    target = f"{path}.training" if path else "training"
-    with union.inserting_before(node):
-        flag = union.create_node("get_attr", target, name=f"{path.replace('.', '_')}_training")
-    flag.meta[VALUE] = True
-    flag.meta["nn_module_stack"] = node.meta.get("nn_module_stack")
-    node.args = _replace_flags(node.args, arguments[0], flag)
-    node.kwargs = _replace_flags(node.kwargs, arguments[1], flag)
-    return flag
-
-
-def _replace_flags(train: Any, evaluation: Any, flag: fx.Node) -> Any:
-    if isinstance(train, bool) and train != evaluation:
-        return flag
-    if isinstance(train, tuple | list):
-        return type(train)(
-            [_replace_flags(a, b, flag) for a, b in zip(train, evaluation, strict=True)]
-        )
-    if isinstance(train, dict):
-        return {key: _replace_flags(train[key], evaluation[key], flag) for key in train}
-    return train
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from types import FrameType
@@ -363,27 +362,3 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message, for use inside one of ours."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-@contextmanager
-def refusing_custom_functions() -> Iterator[None]:
-    """Stop at a `torch.autograd.Function`: entering its forward would lose its backward."""
-    original = torch.autograd.Function.__dict__["apply"]
-
-    def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
-        for argument in (*args, *kwargs.values()):
-            if isinstance(argument, fx.Proxy):
-                raise refusal(
-                    argument.node,
-                    f"{cls.__qualname__} is a torch.autograd.Function, whose backward a trace "
-                    "would lose",
-                    remedy="call it in a module of its own and register a handler for that module "
-                    "with fxscale.register",
-                )
-        return original.__get__(None, cls)(*args, **kwargs)
-
-    torch.autograd.Function.apply = classmethod(apply)
-    try:
-        yield
-    finally:
-        torch.autograd.Function.apply = original

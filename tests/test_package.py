@@ -52,6 +52,7 @@ LAYERS = [
         "fxscale.distances",
         "fxscale.fingerprint",
         "fxscale.models",
+        "fxscale.modes",
         "fxscale.plan",
         "fxscale.plan_json",
         "fxscale.plan_table",

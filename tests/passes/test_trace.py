@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fxscale.errors import UnsupportedModelError
-from fxscale.passes.trace import EVAL, TRAIN, share_tensors, tensors_in
+from fxscale.modes import EVAL, TRAIN
+from fxscale.passes.trace import share_tensors, tensors_in
 from tests.passes.networks import Around, traced
 
 
