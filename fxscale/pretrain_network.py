@@ -9,10 +9,11 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from torch import fx, nn
 
+from fxscale.modes import EVAL, TRAIN, Modes
 from fxscale.plan import ScalePlan
 from fxscale.portable_graph import PortableGraph, from_portable, to_portable
 
@@ -26,6 +27,7 @@ _OWN = frozenset(
         "_tracer_cls",
         "_tracer_extras",
         "_eval_graph",
+        "_modes",
         "meta",
         "plan",
         "class_name",
@@ -53,9 +55,11 @@ class PretrainNetwork(fx.GraphModule):
         train_graph: fx.Graph,
         eval_graph: fx.Graph | None,
         plan: ScalePlan,
+        modes: Modes,
     ) -> None:
         super().__init__(nn.Module(), fx.Graph(), class_name=plan.model)
         self.plan = plan
+        self._modes = modes
         self._eval_graph = eval_graph
         for name, value in vars(root).items():
             if name not in _OWN:
@@ -65,16 +69,30 @@ class PretrainNetwork(fx.GraphModule):
     def recompile(self) -> Any:
         """Generate `forward` from the graph of each mode."""
         code = super().recompile()
+        train = evaluation = type(self).forward
         eval_graph: fx.Graph | None = self.__dict__.get("_eval_graph")
         if eval_graph is not None:
-            by_mode = {True: type(self).forward, False: _forward_of(self, eval_graph)}
+            evaluation = _forward_of(self, eval_graph)
+        modes: Modes = self.__dict__.get("_modes", Modes())
+        if eval_graph is not None or any(modes.deciding.values()):
+            by_mode = {TRAIN: train, EVAL: evaluation}
 
-            @functools.wraps(by_mode[True])  # keeps the signature
-            def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            @functools.wraps(train)  # keeps the signature
+            def forward(self: PretrainNetwork, *args: Any, **kwargs: Any) -> Any:
+                self._modes.check(self)
                 return by_mode[self.training](self, *args, **kwargs)
 
             type(self).forward = forward  # fx makes a class per network
         return code
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode as the target's own `train` does, which may leave some modules in another.
+
+        That is what it did with the target's attributes at the time of `downscale`.
+        """
+        super().train(mode)
+        self._modes.apply(self)
+        return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PretrainNetwork:
         # fx.GraphModule's own copy keeps only what its graph refers to.
@@ -82,14 +100,19 @@ class PretrainNetwork(fx.GraphModule):
         memo[id(self)] = clone = PretrainNetwork.__new__(PretrainNetwork)
         root.__dict__.update(copy.deepcopy(self._model_attributes(), memo))
         PretrainNetwork.__init__(
-            clone, root, copy.deepcopy(self.graph), copy.deepcopy(self._eval_graph), self.plan
+            clone,
+            root,
+            copy.deepcopy(self.graph),
+            copy.deepcopy(self._eval_graph),
+            self.plan,
+            self._modes,
         )
         return clone
 
     def __reduce__(self) -> tuple[Any, ...]:
         eval_graph = None if self._eval_graph is None else to_portable(self._eval_graph)
         attributes = self._model_attributes()
-        return _restore, (attributes, to_portable(self.graph), eval_graph, self.plan)
+        return _restore, (attributes, to_portable(self.graph), eval_graph, self.plan, self._modes)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return self.__reduce__()
@@ -108,6 +131,7 @@ def _restore(
     train_graph: PortableGraph,
     eval_graph: PortableGraph | None,
     plan: ScalePlan,
+    modes: Modes,
 ) -> PretrainNetwork:
     root = nn.Module()
     root.__dict__.update(attributes)
@@ -116,4 +140,5 @@ def _restore(
         from_portable(train_graph),
         None if eval_graph is None else from_portable(eval_graph),
         plan,
+        modes,
     )

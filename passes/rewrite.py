@@ -68,7 +68,7 @@ def rewrite(
     gone = insert_reads(network, geometry.lengths)
     train_graph = _emit(traced, TRAIN, scaled, gone)
     eval_graph = None if traced.modes_agree else _emit(traced, EVAL, scaled, gone)
-    return PretrainNetwork(root, train_graph, eval_graph, plan)
+    return PretrainNetwork(root, train_graph, eval_graph, plan, traced.modes)
 
 
 def copy_tree(model: nn.Module, state: Sequence[StateMap], init: Init) -> nn.Module:

@@ -1,7 +1,7 @@
 """Pass 1, trace: from a module to one graph that holds its train mode and its eval mode.
 
-The model is traced once per mode, the two traces are laid over each other (`passes/merge.py`), and
-which modules decided something by their own mode is found out (`passes/modes.py`).
+The model is traced once per mode; what depends on the mode is found (`passes/training_flags.py`),
+and the two traces are laid over each other (`passes/merge.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 from fxscale.errors import FxscaleError, UnsupportedModelError
-from fxscale.modes import EVAL, TRAIN
+from fxscale.modes import EVAL, TRAIN, Modes
 from fxscale.passes.custom_functions import refusing_custom_functions
 from fxscale.passes.feature_maps import FeatureMapMode
 from fxscale.passes.inputs import InputSpec
@@ -33,6 +33,7 @@ from fxscale.passes.tracer import (
     ValueTracer,
     first_line,
 )
+from fxscale.passes.training_flags import find_training_flags
 from fxscale.passes.with_blocks import recording_with_blocks
 from fxscale.passes.wrapped_functions import entering_wrapped_functions
 
@@ -51,6 +52,7 @@ class TracedNetwork:
     order: Mapping[bool, tuple[fx.Node, ...]]
     outputs: Mapping[bool, Any]
     decisions: tuple[Decision, ...]
+    modes: Modes
     inputs: InputSpec
     fake_mode: FakeTensorMode
 
@@ -71,18 +73,25 @@ def trace(
     skeleton = share_tensors(model)
     fake_mode = FeatureMapMode()
     values = inputs.fake(fake_mode, lambda size: size)
-    graphs, decisions = {}, {}
+    graphs, decisions, calls, own_modes = {}, {}, {}, {}
     with answering_for_values(skeleton, lambda proxy: proxy.node.meta[VALUE]):
         for mode in (TRAIN, EVAL):
             skeleton.train(mode)
+            own_modes[mode] = {
+                path: module.training
+                for path, module in skeleton.named_modules()
+                if module.training != mode
+            }
             constants = _defaults(skeleton, values, concrete_args)
             known = {**_constant_placeholders(constants), **values}
             tracer = ValueTracer(fake_mode, known, leaves, opaque_types)
             _refuse_hooks(skeleton, tracer)
             with _attributes_kept(skeleton), refusing_draws(skeleton):
                 graphs[mode] = _trace_mode(tracer, skeleton, constants)
-            decisions[mode] = tracer.decisions
-    merged = merge(skeleton, graphs)
+            decisions[mode], calls[mode] = tracer.decisions, tracer.record.calls
+    flags = find_training_flags(calls, own_modes)
+    flags.read()
+    merged = merge(graphs)
     kept = [
         replace(decision, node=merged.moved[mode][decision.node])
         for mode in (TRAIN, EVAL)
@@ -92,9 +101,10 @@ def trace(
     return TracedNetwork(
         model=skeleton,
         graph=merged.graph,
-        order=merged.order,
+        order={mode: tuple(merged.moved[mode].values()) for mode in (TRAIN, EVAL)},
         outputs=merged.outputs,
         decisions=tuple(dict.fromkeys(kept)),
+        modes=Modes(own_modes, flags.deciding),
         inputs=inputs,
         fake_mode=fake_mode,
     )

@@ -25,11 +25,12 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.fx.node import Argument, Target
+from torch.fx.node import Argument, Target, map_aggregate
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from fxscale.contexts import AutocastState
+from fxscale.passes.calls import CallRecord
 from fxscale.passes.evaluate import evaluate_node, quiet_failures
 from fxscale.passes.in_place import INPLACE, changes_in_place
 from fxscale.passes.refusal import SOURCE, calling_line, refusal
@@ -151,6 +152,17 @@ class ValueAttribute(ValueProxy):
         return self.tracer.create_proxy("call_method", self.attr, (self.root, *args), kwargs)
 
 
+def with_nodes(value: Any) -> Any:
+    """A value with nodes for its proxies; an attribute that was not read yet stays unread."""
+
+    def node_of(leaf: Any) -> Any:
+        if isinstance(leaf, ValueAttribute) and leaf._node is None:
+            return node_of(leaf.root), leaf.attr
+        return leaf.node if isinstance(leaf, fx.Proxy) else leaf
+
+    return map_aggregate(value, node_of)
+
+
 class ValueTracer(fx.Tracer):
     """Traces a module at the sizes of `inputs` (fake tensors), computing every node's value.
 
@@ -173,6 +185,7 @@ class ValueTracer(fx.Tracer):
         self.leaves = leaves
         self.opaque_types = opaque_types
         self.decisions: list[Decision] = []
+        self.record = CallRecord()
         self._instruction: Instruction | None = None
         self._asked_there = 0
         self._evaluating = False
@@ -259,7 +272,13 @@ class ValueTracer(fx.Tracer):
     ) -> Any:
         if self._evaluating:
             return forward(*args, **kwargs)
-        return super().call_module(m, forward, args, kwargs)
+        path = self.path_of_module(m)
+        if self.is_leaf_module(m, path):
+            return super().call_module(m, forward, args, kwargs)
+        with self.record.entering(path, with_nodes((args, kwargs))) as call:
+            result = super().call_module(m, forward, args, kwargs)
+            call.outputs = with_nodes(result)
+        return result
 
     def create_node(
         self,
@@ -275,6 +294,7 @@ class ValueTracer(fx.Tracer):
         node.meta[SOURCE] = calling_line()
         if self.autocast:
             node.meta[AUTOCAST] = self.autocast[-1]
+        self.record.add(node)
         if kind != "output":
             node.meta[VALUE] = self._evaluate(node)
         return node
