@@ -9,43 +9,63 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from fxscale.errors import UnsupportedModelError
+from fxscale.passes.refusal import refusal
+
+Result = TypeVar("Result")
+Watch = Callable[[fx.Node], None]
+"""Called with every node that a trace has made."""
+
+_REMEDY = (
+    "draw them with the sizes of an input, as torch.rand_like(x) and torch.rand(x.shape[0], 1) do, "
+    "and decide with torch.where, or use F.dropout"
+)
 
 
-@contextmanager
-def refusing_draws(model: nn.Module) -> Iterator[None]:
-    """Raise `UnsupportedModelError` if a number was drawn meanwhile, which is taken back."""
-    before, numpy = (torch.get_rng_state(), random.getstate()), _numpy_state()
-    yield
-    if (
-        torch.equal(torch.get_rng_state(), before[0])
-        and random.getstate() == before[1]
-        and _key(_numpy_state()) == _key(numpy)
-    ):
-        return
-    torch.set_rng_state(before[0])
-    random.setstate(before[1])
-    if numpy is not None:
-        sys.modules["numpy"].random.set_state(numpy)
+def refusing_draws(model: nn.Module, trace: Callable[[Watch | None], Result]) -> Result:
+    """Trace `model`; raise `UnsupportedModelError` if a number was drawn, which is taken back.
+
+    To find the place, the generators are looked at before every node of a second trace.
+    """
+    before = _states()
+    result = trace(None)
+    if _states() == before:
+        return result
+    _restore(before)
+
+    def watch(node: fx.Node) -> None:
+        if _states() != before:
+            _restore(before)
+            raise refusal(
+                node, "forward draws random numbers that its graph would keep", remedy=_REMEDY
+            )
+
+    trace(watch)
+    _restore(before)
     raise UnsupportedModelError(
-        f"the forward of {type(model).__name__} draws random numbers that its graph would keep",
-        remedy="draw them with the sizes of an input, as torch.rand_like(x) and "
-        "torch.rand(x.shape[0], 1) do, and decide with torch.where, or use F.dropout",
+        f"the forward of {type(model).__name__} draws random numbers behind its last node",
+        remedy=_REMEDY,
     )
 
 
-def _numpy_state() -> Any:
-    """That of NumPy's own generator, if NumPy is there."""
+def _states() -> tuple[Any, ...]:
+    """Of the generators of torch, Python and, if it is there, NumPy."""
     numpy = sys.modules.get("numpy")
-    return None if numpy is None else numpy.random.get_state()
+    states = bytes(torch.get_rng_state().tolist()), random.getstate()
+    if numpy is None:
+        return states
+    name, key, *rest = numpy.random.get_state()
+    return *states, (name, tuple(key.tolist()), *rest)
 
 
-def _key(state: Any) -> object:
-    return None if state is None else (state[1].tolist(), *state[2:])
+def _restore(states: tuple[Any, ...]) -> None:
+    torch.set_rng_state(torch.tensor(list(states[0]), dtype=torch.uint8))
+    random.setstate(states[1])
+    for numpy_state in states[2:]:
+        sys.modules["numpy"].random.set_state(numpy_state)

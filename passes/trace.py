@@ -25,7 +25,7 @@ from fxscale.passes.feature_maps import FeatureMapMode
 from fxscale.passes.inputs import InputSpec
 from fxscale.passes.merge import merge
 from fxscale.passes.python_names import answering_for_values
-from fxscale.passes.randomness import refusing_draws
+from fxscale.passes.randomness import Watch, refusing_draws
 from fxscale.passes.refusal import failing_line, module_path
 from fxscale.passes.tracer import (
     VALUE,
@@ -73,21 +73,25 @@ def trace(
     skeleton = share_tensors(model)
     fake_mode = FeatureMapMode()
     values = inputs.fake(fake_mode, lambda size: size)
+
+    def in_mode(mode: bool) -> tuple[fx.Graph, ValueTracer, dict[str, bool]]:
+        skeleton.train(mode)
+        own = {p: m.training for p, m in skeleton.named_modules() if m.training != mode}
+        constants = _defaults(skeleton, values, concrete_args)
+        known = {**_constant_placeholders(constants), **values}
+
+        def run(watch: Watch | None) -> tuple[fx.Graph, ValueTracer]:
+            tracer = ValueTracer(fake_mode, known, leaves, opaque_types, watch)
+            _refuse_hooks(skeleton, tracer)
+            with _attributes_kept(skeleton):
+                return _trace_mode(tracer, skeleton, constants), tracer
+
+        return *refusing_draws(skeleton, run), own
+
     graphs, decisions, calls, own_modes = {}, {}, {}, {}
     with answering_for_values(skeleton, lambda proxy: proxy.node.meta[VALUE]):
         for mode in (TRAIN, EVAL):
-            skeleton.train(mode)
-            own_modes[mode] = {
-                path: module.training
-                for path, module in skeleton.named_modules()
-                if module.training != mode
-            }
-            constants = _defaults(skeleton, values, concrete_args)
-            known = {**_constant_placeholders(constants), **values}
-            tracer = ValueTracer(fake_mode, known, leaves, opaque_types)
-            _refuse_hooks(skeleton, tracer)
-            with _attributes_kept(skeleton), refusing_draws(skeleton):
-                graphs[mode] = _trace_mode(tracer, skeleton, constants)
+            graphs[mode], tracer, own_modes[mode] = in_mode(mode)
             decisions[mode], calls[mode] = tracer.decisions, tracer.record.calls
     flags = find_training_flags(calls, own_modes)
     flags.read()

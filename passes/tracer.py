@@ -167,7 +167,8 @@ class ValueTracer(fx.Tracer):
     """Traces a module at the sizes of `inputs` (fake tensors), computing every node's value.
 
     Modules of the exact classes in `leaves` (or of classes with these names), and instances of
-    `opaque_types`, are kept as they are, besides all of `torch.nn`.
+    `opaque_types`, are kept as they are, besides all of `torch.nn`. `watch` is called with every
+    node before it is computed.
     """
 
     proxy_buffer_attributes = True
@@ -178,8 +179,10 @@ class ValueTracer(fx.Tracer):
         inputs: dict[str, Any],
         leaves: frozenset[object],
         opaque_types: tuple[type[nn.Module], ...],
+        watch: Callable[[fx.Node], None] | None = None,
     ) -> None:
         super().__init__()
+        self.watch = watch
         self.fake_mode = fake_mode
         self.inputs = inputs
         self.leaves = leaves
@@ -296,6 +299,8 @@ class ValueTracer(fx.Tracer):
             node.meta[AUTOCAST] = self.autocast[-1]
         self.record.add(node)
         if kind != "output":
+            if self.watch is not None:
+                self.watch(node)
             node.meta[VALUE] = self._evaluate(node)
         return node
 

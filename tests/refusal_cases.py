@@ -244,7 +244,7 @@ def filled_later(x: Tensor) -> Tensor:
 
 
 OPERATORS: dict[str, Case] = {
-    "the forward of … draws random numbers that its graph would keep": Case(
+    "forward draws random numbers that its graph would keep": Case(
         body(lambda m, x: x + torch.rand(1)), body(lambda m, x: x + torch.rand(x.shape[0], 1, 1, 1))
     ),
     "forward changes … after it was used": Case(

@@ -273,7 +273,7 @@ WITHOUT_A_PLACE = (
     *ARGUMENTS,
     "the state dict holds …, which is a …, not a tensor",
     "… cannot be copied: …",
-    "the forward of … draws random numbers that its graph would keep",
+    "forward draws random numbers that its graph would keep",
 )
 
 

@@ -53,10 +53,10 @@ def states() -> list[bytes]:
 
 DRAWN_ONCE = [
     lambda m, x: x + torch.randn(4, 1, 1),
-    lambda m, x: x if torch.rand(1) < 0.5 else -x,
+    lambda m, x: x + 1 if torch.rand(1) < 0.5 else -x,
     lambda m, x: x * torch.empty(4, 1, 1).normal_(),
-    lambda m, x: x if random.random() < 0.5 else -x,
-    lambda m, x: x if np.random.rand() < 0.5 else -x,  # as models do
+    lambda m, x: x + 1 if random.random() < 0.5 else -x,
+    lambda m, x: x + 1 if np.random.rand() < 0.5 else -x,  # as models do
 ]
 
 
@@ -64,6 +64,19 @@ DRAWN_ONCE = [
 def test_what_the_trace_would_draw_once_and_for_all_is_refused(body: Any) -> None:
     model = Around(body)
     before = states()
-    with pytest.raises(UnsupportedModelError, match="draws random numbers that its graph"):
+    with pytest.raises(UnsupportedModelError, match="draws random numbers that its graph") as error:
         fxscale.downscale(model, 8, target_size=12)
     assert states() == before
+    assert error.value.node
+    assert str(error.value.source).startswith(__file__)
+
+
+def test_a_draw_behind_the_last_node_is_refused() -> None:
+    def body(m: Any, x: Tensor) -> Tensor:
+        result = -x
+        torch.rand(1)
+        return result
+
+    model = Around(body)
+    with pytest.raises(UnsupportedModelError, match="draws random numbers behind its last node"):
+        fxscale.downscale(model, 8, target_size=12)
