@@ -118,6 +118,16 @@ def written(x: Tensor, value: Tensor) -> Tensor:
 IMAGES = (torch.zeros(2, 3, 12, 12), torch.zeros(2, 3, 12, 12))
 
 ARGUMENTS: dict[str, Case] = {
+    "downscale needs a torch.nn.Module, found …": Case(lambda: Around, body(lambda m, x: x)),
+    "keep=… is not a sequence of name patterns": Case(
+        body(lambda m, x: x), options={"keep": 3}, remedy={"keep": ["conv"]}
+    ),
+    "leaf_modules=… is not a sequence of module classes": Case(
+        body(lambda m, x: x), options={"leaf_modules": ["ReLU"]}, remedy={"leaf_modules": [nn.ReLU]}
+    ),
+    "… has no convolution, so there is nothing to scale": Case(
+        lambda: nn.Sequential(nn.Linear(12, 4)), lambda: nn.Sequential(nn.Conv2d(3, 4, 3))
+    ),
     "the pattern … matches no convolution": Case(
         body(lambda m, x: x), options={"keep": ["stem"]}, remedy={"keep": ["conv"]}
     ),

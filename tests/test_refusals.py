@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import fxscale
 from fxscale.errors import FxscaleError, UnsupportedModelError
 from tests.passes.networks import Around
+from tests.pixel_refusals import PIXELS
 from tests.reasons import ROOT, reasons
 from tests.refusal_cases import (
     ARGUMENTS,
@@ -262,18 +263,25 @@ PAIRS: dict[str, tuple[Build, Build]] = {
 
 
 CASES: dict[str, Case] = {
+    **PIXELS,
     **{reason: Case(*pair) for reason, pair in PAIRS.items()},
     **ARGUMENTS,
     **LAYERS,
     **OPERATORS,
     **KERNELS,
 }
-FILES = ("test_refusals.py", "refusal_cases.py", "networks.py", "functional.py")
+FILES = (
+    "test_refusals.py",
+    "refusal_cases.py",
+    "pixel_refusals.py",
+    "networks.py",
+    "functional.py",
+)
 WITHOUT_A_PLACE = (
     *ARGUMENTS,
     "the state dict holds …, which is a …, not a tensor",
     "… cannot be copied: …",
-    "forward draws random numbers that its graph would keep",
+    "no convolution is reached from the model's inputs",
 )
 
 

@@ -1,0 +1,88 @@
+"""Small networks that are refused for what they do with pixels, and the same after the remedy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.refusal_cases import Case, body
+
+
+def into_channels(m: Any, x: Tensor) -> Any:
+    """Blocks of 4 x 4 pixels become channels, so that there are 4 whatever the input size."""
+    x = x.view(-1, 4, 3, 4, 3, 4).permute(0, 1, 3, 5, 2, 4)
+    return m.next(x.reshape(-1, 64, 3, 3))
+
+
+def doubled_rows(m: Any, x: Tensor) -> Tensor:
+    x = x.clone()
+    x[:, :, 2:4] = x[:, :, 2:4] * 2
+    return x
+
+
+def between_pixels(x: Tensor) -> Tensor:
+    """One number for each pair of pixels."""
+    pixels = x.mean(1).flatten(1)
+    return pixels[:, :, None] @ pixels[:, None]
+
+
+def attention(x: Tensor, mask: Tensor) -> Tensor:
+    tokens = x.flatten(2).mT
+    return F.scaled_dot_product_attention(tokens, tokens, tokens, attn_mask=mask)
+
+
+def two_scales(x: Tensor) -> Tensor:
+    return torch.cat((x.flatten(2), F.max_pool2d(x, 2).flatten(2)), 2)
+
+
+class Unused(nn.Module):
+    """Has a convolution and does not call it."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+PIXELS: dict[str, Case] = {
+    "a map of … pixels is viewed as …; in the pre-train network it has … pixels, which do not "
+    "divide…": Case(
+        body(into_channels, next=nn.Conv2d(64, 4, 1)),
+        options={"input_size": 10},
+        remedy={"input_size": 8},
+    ),
+    "writes into a part of a feature map": Case(
+        body(doubled_rows), body(lambda m, x: x + F.pad(x[:, :, 2:4], (0, 0, 2, 8)))
+    ),
+    "its mask is made of other axes than queries and keys": Case(
+        body(lambda m, x: attention(x, between_pixels(F.max_pool2d(x, 3, 1, 1)))),
+        body(lambda m, x: attention(x, between_pixels(x))),
+    ),
+    "takes every second token": Case(
+        body(lambda m, x: two_scales(x)[:, :, ::2]), body(lambda m, x: two_scales(x[:, :, ::2]))
+    ),
+    "a convolution covers whole maps of different lengths: …": Case(
+        body(
+            lambda m, x: (m.next(x), m.next(F.pad(F.max_pool2d(x, 2), (3, 3, 3, 3)))),
+            next=nn.Conv2d(4, 4, 12),
+        ),
+        body(
+            lambda m, x: (m.next(x), m.last(F.pad(F.max_pool2d(x, 2), (3, 3, 3, 3)))),
+            next=nn.Conv2d(4, 4, 12),
+            last=nn.Conv2d(4, 4, 12),
+        ),
+    ),
+    "… failed at the target size: …": Case(
+        body(lambda m, x: m.fc(x.flatten(1)), fc=nn.Linear(4 * 10 * 10, 2)),
+        remedy={"target_size": 10},
+    ),
+    "… cannot be traced: …: …": Case(body(lambda m, x: x[m.missing]), body(lambda m, x: x)),
+    "no convolution is reached from the model's inputs": Case(
+        lambda: Unused(nn.Conv2d(3, 4, 3)), lambda: nn.Sequential(nn.Conv2d(3, 4, 3))
+    ),
+}
