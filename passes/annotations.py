@@ -76,10 +76,35 @@ def carries_size(annotation: Annotation) -> bool:
 
 def measures_a_map(node: fx.Node, annotations: Mapping[fx.Node, Annotation]) -> bool:
     """Whether a plain value was computed from the length of a spatial axis."""
-    if carries_size(annotations.get(node)):
-        return True
-    plain = next(tensors_in(node.meta[VALUE]), None) is None
-    return plain and any(measures_a_map(source, annotations) for source in node.all_input_nodes)
+    return any(is_spatial(extent.dim) for extent in _extents(node, annotations))
+
+
+def counts_samples(node: fx.Node, annotations: Mapping[fx.Node, Annotation]) -> bool:
+    """Whether a plain value was computed from the length of the batch."""
+    return any(axis.batch for extent in _extents(node, annotations) for axis in extent.dim)
+
+
+def _extents(node: fx.Node, annotations: Mapping[fx.Node, Annotation]) -> Iterator[Extent]:
+    """The lengths that a plain value was computed from."""
+    found = annotations.get(node)
+    known = found if isinstance(found, tuple | list) else (found,)
+    if any(isinstance(item, Extent) for item in known):
+        yield from (item for item in known if isinstance(item, Extent))
+    elif next(tensors_in(node.meta[VALUE]), None) is None:
+        for source in node.all_input_nodes:
+            yield from _extents(source, annotations)
+
+
+def divides_the_batch(node: fx.Node, annotations: Mapping[fx.Node, Annotation]) -> bool:
+    """Whether a node makes pieces of a tensor along its batch."""
+    source, pieces = annotations.get(node.all_input_nodes[0]), annotations.get(node)
+    if not isinstance(source, Shape) or not isinstance(pieces, tuple | list):
+        return False
+    batch = {axis for dim in source.dims for axis in dim if axis.batch}
+    return any(
+        isinstance(piece, Shape) and not batch <= {axis for dim in piece.dims for axis in dim}
+        for piece in pieces
+    )
 
 
 def check_shape(node: fx.Node, annotation: Annotation) -> None:

@@ -4,7 +4,8 @@
 2. Convolutions get their new kernel size and padding in place, under their own names and classes.
 3. Sizes baked into modules and arguments are replaced.
 4. Pad operators are inserted where the geometry pass asked for one.
-5. Each mode's graph is emitted; where the modes agree, one graph serves both.
+5. Each mode's graph is emitted; where the modes agree, one graph serves both. Branches that were
+   taken by the batch size are checked when the network runs.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from fxscale.branches import same_branch
 from fxscale.modes import EVAL, TRAIN
 from fxscale.passes.amplitude import insert_scalings, scale_weights
+from fxscale.passes.annotations import counts_samples, measures_a_map
 from fxscale.passes.axes import (
     AnnotatedNetwork,
     Axis,
@@ -33,7 +36,7 @@ from fxscale.passes.geometry import Adapter, Geometry
 from fxscale.passes.lookups import freeze_lookups
 from fxscale.passes.ops.registry import any_node, lookup
 from fxscale.passes.padding import Paddings
-from fxscale.passes.refusal import module_path, refusal
+from fxscale.passes.refusal import SOURCE, module_path, refusal
 from fxscale.passes.resamplings import insert_resamplings
 from fxscale.passes.sites import Convolution, Sites
 from fxscale.passes.trace import TracedNetwork, stale_weights
@@ -66,8 +69,15 @@ def rewrite(
     scale_weights(root, traced.graph, sites, kernels)
     scaled = insert_scalings(traced.graph, network.scalings, geometry.lengths)
     gone = insert_reads(network, geometry.lengths)
-    train_graph = _emit(traced, TRAIN, scaled, gone)
-    eval_graph = None if traced.modes_agree else _emit(traced, EVAL, scaled, gone)
+    branches = {
+        decision.node: decision.value
+        for decision in traced.decisions
+        if isinstance(decision.value, bool)
+        and counts_samples(decision.node, network.annotations)
+        and not measures_a_map(decision.node, network.annotations)
+    }
+    train_graph = _emit(traced, TRAIN, scaled, gone, branches)
+    eval_graph = None if traced.modes_agree else _emit(traced, EVAL, scaled, gone, branches)
     return PretrainNetwork(root, train_graph, eval_graph, plan, traced.modes)
 
 
@@ -168,7 +178,7 @@ def _replace_sizes(
     written: dict[tuple[int, str], Any] = {}
     for substitution in substitutions:
         node = substitution.node
-        value = _evaluate(substitution.value, lengths)
+        value = _evaluate(substitution.value, lengths, node)
         if substitution.attribute is not None:
             module = root.get_submodule(str(node.target))
             key = (id(module), substitution.attribute)
@@ -189,16 +199,23 @@ def _replace_sizes(
             node.kwargs = {**node.kwargs, substitution.argument: value}
 
 
-def _evaluate(value: Any, lengths: Lengths) -> Any:
+def _evaluate(value: Any, lengths: Lengths, node: fx.Node) -> Any:
     """Replace every product of axes by its pre-train length."""
     if callable(value):
         return value(lengths)
     if isinstance(value, tuple) and all(isinstance(item, Axis) for item in value):
+        if any(axis.batch for axis in value):
+            raise refusal(
+                node,
+                "a size that counts samples would be fixed",
+                remedy="give the batch a dimension of its own, or -1",
+            )
         return pretrain_length(value, lengths)
     if isinstance(value, tuple | list):
-        return tuple(_evaluate(item, lengths) for item in value)
+        return tuple(_evaluate(item, lengths, node) for item in value)
     if isinstance(value, slice):
-        return slice(*(_evaluate(n, lengths) for n in (value.start, value.stop, value.step)))
+        bounds = (value.start, value.stop, value.step)
+        return slice(*(_evaluate(bound, lengths, node) for bound in bounds))
     return value
 
 
@@ -285,7 +302,11 @@ def _insert_adapter(graph: fx.Graph, group: Sequence[Adapter]) -> None:
 
 
 def _emit(
-    traced: TracedNetwork, mode: bool, scaled: Mapping[fx.Node, fx.Node], gone: Set[fx.Node]
+    traced: TracedNetwork,
+    mode: bool,
+    scaled: Mapping[fx.Node, fx.Node],
+    gone: Set[fx.Node],
+    branches: Mapping[fx.Node, bool],
 ) -> fx.Graph:
     """The graph of one mode, in its own order, with the nodes that were inserted on the way."""
     graph = fx.Graph()
@@ -303,5 +324,8 @@ def _emit(
     for node in traced.order[mode]:
         if node not in gone:
             load(node)
+        if node in branches:
+            source = node.meta.get(SOURCE)
+            graph.call_function(same_branch, (copies[node], branches[node], source))
     graph.output(fx.node.map_arg(traced.outputs[mode], lambda n: load(scaled.get(n, n))))
     return graph

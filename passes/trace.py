@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from fxscale.errors import FxscaleError, UnsupportedModelError
 from fxscale.modes import EVAL, TRAIN, Modes
+from fxscale.passes.carried_state import refusing_carried_state
 from fxscale.passes.custom_functions import refusing_custom_functions
 from fxscale.passes.feature_maps import FeatureMapMode
 from fxscale.passes.inputs import InputSpec
@@ -83,10 +83,12 @@ def trace(
         def run(watch: Watch | None) -> tuple[fx.Graph, ValueTracer]:
             tracer = ValueTracer(fake_mode, known, leaves, opaque_types, watch)
             _refuse_hooks(skeleton, tracer)
-            with _attributes_kept(skeleton):
-                return _trace_mode(tracer, skeleton, constants), tracer
+            return _trace_mode(tracer, skeleton, constants), tracer
 
-        return *refusing_draws(skeleton, run), own
+        def alone(watch: Watch | None) -> tuple[fx.Graph, ValueTracer]:
+            return refusing_carried_state(skeleton, lambda: run(watch))
+
+        return *refusing_draws(skeleton, alone), own
 
     graphs, decisions, calls, own_modes = {}, {}, {}, {}
     with answering_for_values(skeleton, lambda proxy: proxy.node.meta[VALUE]):
@@ -139,36 +141,6 @@ def stale_weights(model: nn.Module) -> dict[int, Any]:
         for value in vars(module).values()
         if isinstance(value, torch.Tensor) and not value.is_leaf
     }
-
-
-@contextmanager
-def _attributes_kept(model: nn.Module) -> Iterator[None]:
-    """Drop what `forward` leaves in attributes, such as a cache of position biases.
-
-    It would be a proxy of the trace, of no use to the other mode and to the pre-train network.
-    """
-    attributes = [(module, dict(vars(module))) for module in model.modules()]
-    containers: list[tuple[Any, Any]] = [
-        (value, copy.copy(value))
-        for _, values in attributes
-        for value in values.values()
-        if type(value) in (dict, list, set)
-    ]
-    try:
-        yield
-    finally:
-        for module, values in attributes:
-            # fx keeps the constants of a trace as new attributes of the root.
-            constants = {
-                name: value
-                for name, value in vars(module).items()
-                if name not in values and isinstance(value, torch.Tensor)
-            }
-            module.__dict__.clear()
-            module.__dict__.update(values | constants)
-        for container, content in containers:
-            container.clear()
-            container.extend(content) if isinstance(container, list) else container.update(content)
 
 
 def _refuse_hooks(model: nn.Module, tracer: ValueTracer) -> None:

@@ -351,8 +351,10 @@ class ValueTracer(fx.Tracer):
         return result
 
     def count(self, node: fx.Node) -> int:
-        length = len(node.meta[VALUE])
-        if isinstance(node.meta[VALUE], torch.Tensor):  # its first axis may be the batch
+        value = node.meta[VALUE]
+        length = len(value)
+        pieces = isinstance(value, tuple | list) and length > 0
+        if isinstance(value[0] if pieces else value, torch.Tensor):  # may divide the batch
             self.decisions.append(Decision(node, length, len))
         return length
 

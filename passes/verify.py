@@ -15,6 +15,7 @@ import torch
 from torch import fx
 
 from fxscale.errors import FxscaleError, UnsupportedModelError
+from fxscale.passes.annotations import divides_the_batch
 from fxscale.passes.axes import AnnotatedNetwork, Lengths, SelfSized, Shape, pretrain_length
 from fxscale.passes.evaluate import evaluate_node, quiet_failures
 from fxscale.passes.inputs import BATCH
@@ -43,7 +44,7 @@ def verify(
     inputs = traced.inputs.fake(traced.fake_mode, resize)
     for node in _run(small, traced, inputs, PRETRAIN_VALUE):
         _check_shapes(node, network.annotations.get(node), lengths)
-    _check_numbers(small, traced, resize)
+    _check_numbers(small, traced, network, resize)
     _check_state(small)
     for graph in (small.graph, small._eval_graph):
         if graph is not None:
@@ -90,15 +91,24 @@ def _check_shapes(node: fx.Node, annotation: Any, lengths: Lengths) -> None:
             )
 
 
-def _check_numbers(small: PretrainNetwork, traced: TracedNetwork, resize: Any) -> None:
-    """Numbers that Python took are constants of the graph: no size, no batch may change them."""
-    numbers = [d for d in traced.decisions if not isinstance(d.value, bool)]
-    for decision in numbers:
+def _check_numbers(
+    small: PretrainNetwork, traced: TracedNetwork, network: AnnotatedNetwork, resize: Any
+) -> None:
+    """Numbers that Python took are constants of the graph: no size, no batch may change them.
+
+    Halves of a batch are two for every even one.
+    """
+    taken = [d for d in traced.decisions if not isinstance(d.value, bool)]
+    for decision in taken:
         _check_number(decision, PRETRAIN_VALUE, "the pre-train size")
-    if numbers:
-        inputs = traced.inputs.fake(traced.fake_mode, resize, batch=BATCH + 1)
-        deque(_run(small, traced, inputs, LARGER_BATCH_VALUE), maxlen=0)
-        for decision in numbers:
+    pieces = [d for d in taken if isinstance(d.node.meta[VALUE], tuple | list)]
+    numbers = [d for d in taken if d not in pieces]
+    divided = [d for d in pieces if divides_the_batch(d.node, network.annotations)]
+    for decisions, batch in ((numbers, BATCH + 1), (divided, 2 * BATCH)):
+        if decisions:
+            inputs = traced.inputs.fake(traced.fake_mode, resize, batch=batch)
+            deque(_run(small, traced, inputs, LARGER_BATCH_VALUE), maxlen=0)
+        for decision in decisions:
             _check_number(decision, LARGER_BATCH_VALUE, "another batch size")
 
 

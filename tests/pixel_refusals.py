@@ -56,6 +56,10 @@ PIXELS: dict[str, Case] = {
         options={"input_size": 10},
         remedy={"input_size": 8},
     ),
+    "a factor counts samples and pixels in one number": Case(
+        body(lambda m, x: x.sum((2, 3)) / (x.shape[0] * x.shape[2] * x.shape[3])),
+        body(lambda m, x: x.sum((2, 3)) / x.shape[0] / (x.shape[2] * x.shape[3])),
+    ),
     "writes into a part of a feature map": Case(
         body(doubled_rows), body(lambda m, x: x + F.pad(x[:, :, 2:4], (0, 0, 2, 8)))
     ),

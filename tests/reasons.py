@@ -10,6 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FILES = [
     ROOT / "fxscale" / "arguments.py",
+    ROOT / "fxscale" / "branches.py",
     ROOT / "fxscale" / "modes.py",
     ROOT / "fxscale" / "target_size.py",
     ROOT / "fxscale" / "valid_sizes.py",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import fxscale
 from fxscale.errors import FxscaleError, UnsupportedModelError
 from tests.passes.networks import Around
+from tests.passes.test_carried_state import Initialised
 from tests.pixel_refusals import PIXELS
 from tests.reasons import ROOT, reasons
 from tests.refusal_cases import (
@@ -251,6 +252,10 @@ PAIRS: dict[str, tuple[Build, Build]] = {
             rnn=nn.GRU(5, 3, batch_first=True),
         ),
     ),
+    "a call of forward depends on what the last one left in an attribute (one of …)": (
+        body(lambda m, x: m.part(x), part=Initialised()),
+        body(lambda m, x: m.part(x), part=Initialised(ready=True)),
+    ),
     "the attribute … of a tensor": (
         body(lambda m, x: x * x.real),
         body(lambda m, x: x * x),
@@ -276,6 +281,7 @@ FILES = (
     "pixel_refusals.py",
     "networks.py",
     "functional.py",
+    "test_carried_state.py",
 )
 WITHOUT_A_PLACE = (
     *ARGUMENTS,

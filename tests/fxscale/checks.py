@@ -19,7 +19,7 @@ def assert_compiles(
     """Compile `model` from `target` to `small` pixels, check the result and return it.
 
     1. At the target's own size with all kernels kept, the result is the target: bit for bit, in
-       train and in eval mode, gradients included.
+       train and in eval mode, gradients included, whatever the batch size and in every call.
     2. At the small size it runs in both modes, returns what the target returns (same containers,
        same keys, tensors of the same rank, batch and channels), and trains every parameter that
        the target trains.
@@ -62,8 +62,8 @@ def _is_the_target(
 ) -> None:
     same = fxscale.downscale(model, size, **options)
     arguments = options.get("concrete_args", {})
-    images = _images(shapes, size, rank)
-    for mode in (False, True):
+    for mode, batch in ((False, 3), (True, 3), (False, 5)):
+        images = _images(shapes, size, rank, batch)
         outputs, gradients = [], []
         for network, extra in ((model, arguments), (same, {})):
             torch.manual_seed(3)
@@ -82,9 +82,9 @@ def _is_the_target(
         assert torch.equal(value, same.state_dict()[key]), key
 
 
-def _images(shapes: Sequence[int], size: int, rank: int) -> list[Tensor]:
+def _images(shapes: Sequence[int], size: int, rank: int, batch: int = 3) -> list[Tensor]:
     generator = torch.Generator().manual_seed(5)
-    return [torch.randn(2, c, *(size,) * rank, generator=generator) for c in shapes]
+    return [torch.randn(batch, c, *(size,) * rank, generator=generator) for c in shapes]
 
 
 def leaves(value: Any) -> Iterator[Tensor]:

@@ -60,7 +60,7 @@ def by_concatenation(x: Tensor) -> Tensor:
 def by_numbers(x: Tensor) -> Tensor:
     """Sizes that stand in the code."""
     x = F.pad(x.reshape(-1, 12, 23), (0, 1)).reshape(-1, 288)[:, 11:287]
-    return x.unflatten(1, (12, 23))[:, :, :12].reshape(2, -1, 12, 12)
+    return x.unflatten(1, (12, 23))[:, :, :12].reshape(-1, 12, 12, 12)
 
 
 def by_product(queries: Tensor, table: Tensor) -> Tensor:

@@ -1,0 +1,100 @@
+"""What a call of `forward` leaves in attributes for the next one: of no effect, or refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxscale
+from fxscale.errors import UnsupportedModelError
+from tests.passes.networks import Around
+
+
+class Initialised(nn.Module):
+    """Scales its first images, as ActNorm does to find its parameters, and not those behind."""
+
+    def __init__(self, *, ready: bool = False) -> None:
+        super().__init__()
+        self.ready = ready
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.ready:
+            self.ready = True
+            return 2 * x
+        return x
+
+
+class WithoutInit(nn.Module):
+    """The same with an attribute that is not there before the first call."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not hasattr(self, "ready"):
+            self.ready = True
+            return 2 * x
+        return x
+
+
+class Counted(nn.Module):
+    """Does something else from a call on that `after` says."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after, self.calls = after, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return -x if self.calls > self.after else x
+
+
+class Annealed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.temperature *= 0.99
+        return x / self.temperature
+
+
+class Remembers(nn.Module):
+    """Writes what it reads in the same call, and a counter that decides nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.height: int | None = None
+        self.name = ""
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.height = x.shape[2]
+        self.name = f"{x.ndim}d"
+        self.seen = True
+        return x.reshape(x.shape[0], x.shape[1], self.height, -1) * 2
+
+
+@pytest.mark.parametrize(
+    "part", [Initialised(), WithoutInit(), Counted(1), Counted(500), Annealed()]
+)
+def test_what_decides_in_the_next_call_is_refused(part: nn.Module) -> None:
+    model = Around(lambda m, x: m.part(x), part=part)
+    before = dict(vars(part))
+    with pytest.raises(UnsupportedModelError, match="what the last one left in an attribute") as e:
+        fxscale.downscale(model, 8, target_size=12)
+    assert f"{type(part).__name__}." in str(e.value)
+    assert vars(part) == before
+
+
+@pytest.mark.parametrize("part", [Initialised(ready=True), Remembers()])
+def test_what_decides_nothing_is_as_before(part: Any) -> None:
+    model = Around(lambda m, x: m.part(x), part=part)
+    before = dict(vars(part))
+    same = fxscale.downscale(model, 12, target_size=12, keep=["*"])
+    same.load_state_dict(model.state_dict())
+    assert vars(part) == before
+    images = torch.randn(2, 3, 12, 12)
+    for _ in range(2):
+        assert torch.equal(same(images), model(images))
