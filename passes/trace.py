@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
 from fxscale.errors import FxscaleError, UnsupportedModelError
@@ -118,6 +119,11 @@ def trace(
 
 def share_tensors(model: nn.Module) -> nn.Module:
     """A copy of the module tree that shares every parameter and buffer with the original."""
+    if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has parameters whose shape is not known yet",
+            remedy="call the model once on a batch of images, which makes its lazy modules",
+        )
     memo: dict[int, Any] = {id(p): p for p in model.parameters()}
     memo |= {id(b): b for b in model.buffers()}
     memo |= stale_weights(model)

@@ -60,6 +60,22 @@ PIXELS: dict[str, Case] = {
         body(lambda m, x: x.sum((2, 3)) / (x.shape[0] * x.shape[2] * x.shape[3])),
         body(lambda m, x: x.sum((2, 3)) / x.shape[0] / (x.shape[2] * x.shape[3])),
     ),
+    "grows with the pixels of a feature map as no factor does": Case(
+        body(lambda m, x: x.logsumexp((2, 3))), body(lambda m, x: x.mean((2, 3)).logsumexp(1))
+    ),
+    "puts the pixels of a feature map in order, whose number changes": Case(
+        body(lambda m, x: x.flatten(2).topk(3)[0]), body(lambda m, x: x.amax((2, 3)))
+    ),
+    "halves a feature map along a spatial axis": Case(
+        body(lambda m, x: F.glu(x, 2)), body(lambda m, x: F.glu(x, 1))
+    ),
+    "takes pixels by their numbers": Case(
+        body(lambda m, x: x.narrow(2, 1, 10)), body(lambda m, x: x[:, :, 1:-1])
+    ),
+    "shuffles a flattened feature map": Case(
+        body(lambda m, x: F.channel_shuffle(x.flatten(1)[..., None, None], 2)),
+        body(lambda m, x: F.channel_shuffle(x, 2).flatten(1)),
+    ),
     "writes into a part of a feature map": Case(
         body(doubled_rows), body(lambda m, x: x + F.pad(x[:, :, 2:4], (0, 0, 2, 8)))
     ),

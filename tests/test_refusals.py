@@ -74,6 +74,16 @@ def doubling(call: Any) -> Any:
     return call.annotation("input")
 
 
+def lazy(*, called: bool) -> Build:
+    def build() -> nn.Module:
+        model = Around(lambda m, x: m.next(x), next=nn.LazyConv2d(4, 3))
+        if called:
+            model(torch.zeros(2, 3, 12, 12))
+        return model
+
+    return build
+
+
 class Spectrum(nn.Module):
     """An operator that the compiler does not know, in a registered module."""
 
@@ -256,6 +266,7 @@ PAIRS: dict[str, tuple[Build, Build]] = {
         body(lambda m, x: m.part(x), part=Initialised()),
         body(lambda m, x: m.part(x), part=Initialised(ready=True)),
     ),
+    "… has parameters whose shape is not known yet": (lazy(called=False), lazy(called=True)),
     "the attribute … of a tensor": (
         body(lambda m, x: x * x.real),
         body(lambda m, x: x * x),
@@ -287,6 +298,7 @@ WITHOUT_A_PLACE = (
     *ARGUMENTS,
     "the state dict holds …, which is a …, not a tensor",
     "… cannot be copied: …",
+    "… has parameters whose shape is not known yet",
     "no convolution is reached from the model's inputs",
 )
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fxscale.passes.axes import Annotation, Dims, Shape, Statistics, target_length
+from fxscale.passes.axes import Annotation, Dims, Shape, Statistics, is_spatial, target_length
 from fxscale.passes.ops.registry import Call, handles
 
 _ACTIVATIONS = (
@@ -88,17 +88,33 @@ _FUNCTIONS = (
 # Names that exist as torch.NAME and Tensor.NAME, computing the same.
 _NAMES = (
     "abs",
+    "acos",
+    "asin",
+    "atan",
+    "bernoulli",
     "ceil",
     "clamp",
     "clip",
     "cos",
+    "cosh",
     "erf",
+    "erfc",
     "exp",
+    "exp2",
     "expm1",
     "floor",
+    "frac",
+    "isfinite",
+    "isinf",
+    "isnan",
     "log",
+    "log10",
     "log1p",
+    "log2",
     "log_softmax",
+    "logical_not",
+    "logit",
+    "nan_to_num",
     "neg",
     "reciprocal",
     "relu",
@@ -107,9 +123,12 @@ _NAMES = (
     "sigmoid",
     "sign",
     "sin",
+    "sinh",
     "sqrt",
     "square",
+    "tan",
     "tanh",
+    "trunc",
 )
 _METHODS = (
     ".bfloat16",
@@ -153,6 +172,19 @@ _TORCH_ONLY = (torch.relu_, torch.clone, torch.detach, torch.dropout, F.log_soft
 )
 def keep_shape(call: Call) -> Annotation:
     return call.annotation("input")
+
+
+@handles(nn.CrossMapLRN2d)
+def normalisation_across_channels(call: Call) -> Annotation:
+    return call.annotation("input")
+
+
+@handles(nn.ChannelShuffle, F.channel_shuffle)
+def shuffle_channels(call: Call) -> Annotation:
+    dims = call.dims()
+    if is_spatial(dims[1]):
+        raise call.refuse("shuffles a flattened feature map", "shuffle channels, then flatten")
+    return Shape(dims)
 
 
 @handles(nn.Identity)

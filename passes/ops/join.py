@@ -30,7 +30,28 @@ from fxscale.passes.ops.registry import Call, handles
 from fxscale.passes.origins import Origin
 from fxscale.passes.tracer import VALUE
 
-_ARITHMETIC = ("add", "sub", "mul", "div", "maximum", "minimum", "pow", "true_divide")
+_ARITHMETIC = (
+    "add",
+    "atan2",
+    "copysign",
+    "div",
+    "fmax",
+    "fmin",
+    "fmod",
+    "heaviside",
+    "hypot",
+    "logaddexp",
+    "logical_and",
+    "logical_or",
+    "logical_xor",
+    "maximum",
+    "minimum",
+    "mul",
+    "pow",
+    "remainder",
+    "sub",
+    "true_divide",
+)
 _OPERATORS = (
     operator.add,
     operator.sub,
@@ -101,7 +122,7 @@ def where(call: Call) -> Annotation:
     return broadcast(call, ("condition", "a", "b"))
 
 
-def broadcast(call: Call, names: Sequence[str]) -> Annotation:
+def broadcast(call: Call, names: Sequence[str]) -> Shape:
     """The axes of an elementwise operator's result, joining those that must agree."""
     tensors = [
         (node, annotation.dims)

@@ -10,10 +10,11 @@ import operator
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import fx
 
 from fxscale.passes.axes import Annotation, Dim, Dims, Shape, is_spatial, target_length
-from fxscale.passes.ops.join import meet
+from fxscale.passes.ops.join import broadcast, meet
 from fxscale.passes.ops.registry import Call, handles
 from fxscale.passes.origins import Origin
 
@@ -36,6 +37,14 @@ def matrix_product(call: Call) -> Annotation:
     letters = [[*names[0], rows, contracted], [*names[1], contracted, columns]]
     batch = max(names, key=len)
     return contract(call, ("input", "other"), letters, [*batch, rows, columns])
+
+
+@handles(F.cosine_similarity, params="x1 x2 dim")
+def cosine_similarity(call: Call) -> Annotation:
+    """The product of two unit vectors does not grow with their length."""
+    dims = list(broadcast(call, ("x1", "x2")).dims)
+    del dims[call.value("dim", 1)]
+    return Shape(tuple(dims))
 
 
 @handles(torch.einsum, params="equation *operands")

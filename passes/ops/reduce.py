@@ -20,6 +20,22 @@ def reduce_mean(call: Call) -> Annotation:
     return _reduce(call, keep=call.value("keepdim", False))
 
 
+@handles(torch.any, ".any", torch.all, ".all", params="input dim keepdim")
+def reduce_truth(call: Call) -> Annotation:
+    return _reduce(call, keep=call.value("keepdim", False))
+
+
+@handles(torch.prod, ".prod", torch.logsumexp, ".logsumexp", params="input dim keepdim")
+def reduce_channels(call: Call) -> Annotation:
+    dims = call.dims()
+    if any(is_spatial(dims[index]) for index in reduced(call)):
+        raise call.refuse(
+            "grows with the pixels of a feature map as no factor does",
+            "reduce over channels, or take the mean, the sum or the maximum of the pixels",
+        )
+    return _reduce(call, keep=call.value("keepdim", False))
+
+
 @handles(torch.var, ".var", torch.std, ".std", params="input dim")
 def reduce_spread(call: Call) -> Annotation:
     return _reduce(call, keep=_keepdim(call))

@@ -223,6 +223,18 @@ def transpose(call: Call) -> Annotation:
     return Shape(tuple(dims))
 
 
+@handles(torch.movedim, ".movedim", torch.moveaxis, ".moveaxis", params="input source destination")
+def move(call: Call) -> Annotation:
+    dims = call.dims()
+    rank = len(dims)
+    pairs = [call.value(name) for name in ("source", "destination")]
+    sources, places = ([pair] if isinstance(pair, int) else list(pair) for pair in pairs)
+    moved = {p % rank: dims[index % rank] for index, p in zip(sources, places, strict=True)}
+    taken = {index % rank for index in sources}
+    rest = iter([dim for index, dim in enumerate(dims) if index not in taken])
+    return Shape(tuple(moved[p] if p in moved else next(rest) for p in range(rank)))
+
+
 @handles(torch.flip, ".flip", params="input *dims")
 def flip(call: Call) -> Annotation:
     if holds_distances(call.dims()):

@@ -108,7 +108,15 @@ def assertion(call: Call) -> Annotation:
     return None
 
 
-@handles(operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, params="a b")
+_COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
+
+
+@handles(
+    *(getattr(operator, name) for name in _COMPARISONS),
+    *(getattr(torch, name) for name in _COMPARISONS),
+    *(f".{name}" for name in _COMPARISONS),
+    params="a b",
+)
 def comparison(call: Call) -> Annotation:
     if isinstance(call.result, torch.Tensor):
         from fxscale.passes.ops.join import broadcast

@@ -39,6 +39,28 @@ def getitem(call: Call) -> Annotation:
     return None
 
 
+@handles(torch.select, ".select", params="input dim index")
+def select(call: Call) -> Annotation:
+    dims = list(call.dims())
+    place = call.value("dim") % len(dims)
+    raw = call.raw("index")
+    index = _pick(call, dims.pop(place), call.value("index"), raw)
+    if index is not raw:
+        call.annotator.substitute(call.node, index, argument=call.place("index"))
+    return Shape(tuple(dims))
+
+
+@handles(torch.narrow, ".narrow", params="input dim start length")
+@handles(torch.index_select, ".index_select", params="input dim index")
+def take(call: Call) -> Annotation:
+    dims = list(call.dims())
+    place = call.value("dim") % len(dims)
+    if is_spatial(dims[place]):
+        raise call.refuse("takes pixels by their numbers", "use slices")
+    dims[place] = fixed_dim(call.result.shape[place])
+    return Shape(tuple(dims))
+
+
 @handles(operator.setitem, params="input index value")
 def setitem(call: Call) -> Annotation:
     """Writes into a part of a tensor; the tensor itself keeps its axes."""
@@ -188,6 +210,26 @@ def chunk(call: Call) -> Annotation:
     return _parts(call)
 
 
+@handles(nn.GLU)
+def gated_module(call: Call) -> Annotation:
+    assert isinstance(call.module, nn.GLU)
+    return _halved(call, call.module.dim)
+
+
+@handles(F.glu, params="input dim")
+def gated(call: Call) -> Annotation:
+    return _halved(call, call.value("dim", -1))
+
+
+def _halved(call: Call, dim: int) -> Annotation:
+    """One half of the channels is the gate of the other."""
+    dims = list(call.dims())
+    if is_spatial(dims[dim]):
+        raise call.refuse("halves a feature map along a spatial axis", "use channels as gates")
+    dims[dim] = fixed_dim(target_length(dims[dim]) // 2)
+    return Shape(tuple(dims))
+
+
 @handles(torch.split, ".split", params="input size dim")
 def split(call: Call) -> Annotation:
     return _parts(call)
@@ -242,6 +284,9 @@ def _several(numbers: Any) -> TypeGuard[Sequence[Any]]:
 
 
 @handles(
+    nn.CircularPad1d,
+    nn.CircularPad2d,
+    nn.CircularPad3d,
     nn.ConstantPad1d,
     nn.ConstantPad2d,
     nn.ConstantPad3d,

@@ -25,6 +25,10 @@ MODULES = [
     nn.GroupNorm(2, 4),
     nn.InstanceNorm2d(4, affine=True),
     nn.LocalResponseNorm(3),
+    nn.CrossMapLRN2d(3),
+    nn.ChannelShuffle(2),
+    nn.GLU(1),
+    nn.CircularPad2d(0),
     nn.Identity(),
     nn.Dropout2d(0.0),
 ]

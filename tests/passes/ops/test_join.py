@@ -36,6 +36,8 @@ JOINS: dict[str, Any] = {
     "+=": lambda a, b: _iadd(a, b),
     "/": lambda a, b: a / (b.exp() + 1),
     "maximum": torch.maximum,
+    "hypot": torch.hypot,
+    "logical": lambda a, b: torch.logical_and(a.gt(0), torch.lt(b, 0)).float(),
     "cat": lambda a, b: torch.cat([a, b], dim=1),
     "cat negative dim": lambda a, b: torch.cat((a, b), dim=-3),
     "stack": lambda a, b: torch.stack([a, b], dim=2).mean(2),

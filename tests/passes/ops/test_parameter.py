@@ -24,6 +24,15 @@ def test_layer_norm_over_the_map(rows: int) -> None:
     assert torch.equal(large["norm.weight"], torch.ones((4, 12, 12)[3 - rows :]))
 
 
+def test_rms_norm_over_the_map() -> None:
+    body: Any = lambda m, x: F.rms_norm(m.norm(x), x.shape[2:]).mean((2, 3))
+    model = Around(body, norm=nn.RMSNorm((4, 12, 12)))
+    small = fxscale.downscale(model, 8, target_size=12, kernels={"conv": 3})
+    by_hand = Around(body, norm=nn.RMSNorm((4, 8, 8)))
+    assert_same_outputs(small, by_hand, torch.randn(2, 3, 8, 8))
+    assert torch.equal(fxscale.upscale_state(small)["norm.weight"], torch.ones(4, 12, 12))
+
+
 def test_layer_norm_over_channels_stays() -> None:
     body: Any = lambda m, x: m.norm(x.permute(0, 2, 3, 1))
     small = fxscale.downscale(Around(body, norm=nn.LayerNorm(4)), 8, target_size=12)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import fxscale
 from fxscale.errors import UnsupportedModelError
@@ -22,6 +23,11 @@ BODIES: dict[str, Any] = {
     "cumsum over channels": lambda m, x: x.cumsum(1).mean((2, 3)),
     "norm over channels": lambda m, x: x.norm(dim=1).mean((1, 2)),
     "torch.std": lambda m, x: torch.std(x, dim=(2, 3), keepdim=True),
+    "any and all": lambda m, x: (x > 0).any(3).float() + (x > -1).all(dim=2).float(),
+    "prod over channels": lambda m, x: x.prod(1),
+    "logsumexp over channels": lambda m, x: torch.logsumexp(x, 1, keepdim=True),
+    "cosine over channels": lambda m, x: F.cosine_similarity(x[:, :2], x[:, 2:]),
+    "cosine over pixels": lambda m, x: F.cosine_similarity(x[:, :2], x[:, 2:], dim=3),
     "sum over channels": lambda m, x: x.sum(1, keepdim=True),
     "flattened": lambda m, x: x.flatten(2).mean(-1),
     "everything": lambda m, x: x.mean(),
@@ -67,3 +73,9 @@ def test_axes_behind_a_reduction() -> None:
     network = annotated(Around(lambda m, x: x.mean(2).amax(1, keepdim=True)))
     assert layout(network, "mean") == "(2) (4) (~12)"
     assert layout(network, "amax") == "(2) () (~12)"
+
+
+@pytest.mark.parametrize("body", [lambda m, x: x.prod(2), lambda m, x: x.logsumexp((2, 3))])
+def test_what_no_factor_undoes_is_refused(body: Any) -> None:
+    with pytest.raises(UnsupportedModelError, match="as no factor does"):
+        fxscale.downscale(Around(body), 8, target_size=12)

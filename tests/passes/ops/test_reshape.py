@@ -36,6 +36,8 @@ BODIES: dict[str, Any] = {
     "unsqueeze": lambda m, x: x.unsqueeze(1).unsqueeze(-1).mean((1, 5)),
     "unsqueeze negative": lambda m, x: x.mean((2, 3)).unsqueeze(-1).unsqueeze(-1) * x,
     "expand_as": lambda m, x: x.mean((2, 3), keepdim=True).expand_as(x) - x,
+    "movedim": lambda m, x: torch.movedim(x, 1, -1).mean(-1),
+    "moveaxis, several": lambda m, x: x.moveaxis((2, 3), (-3, 0)),
     "swapaxes": lambda m, x: x.swapaxes(-1, -2),
     "pooled attention": lambda m, x: attention(x),
     "reshape by shape": lambda m, x: x.reshape(x.shape[0], 4, -1).mean(-1),
