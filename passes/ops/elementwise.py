@@ -56,6 +56,7 @@ _CHANNEL_NORMALISATION = (
     nn.InstanceNorm3d,
     nn.LocalResponseNorm,
     nn.SyncBatchNorm,
+    "timm.layers.norm_act:BatchNormAct2d",  # with an activation, which keeps the shape, too
 )
 _FUNCTIONS = (
     F.alpha_dropout,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import fxscale
 from fxscale.batchnorm import reestimate_batchnorm
 from fxscale.errors import FxscaleError
 from tests.fxscale.hand_plans import SmallNet
@@ -231,3 +232,18 @@ def test_processes_average_over_all_their_batches(kind: str, tmp_path: Path) -> 
     # A process that fails tells the other one, which stops as well.
     assert "batch 1 cannot be run through Sequential" in outputs[0]
     assert "failed on 1 other processes" in outputs[1]
+
+
+def test_timms_batchnorm_with_an_activation_in_a_pretrain_network() -> None:
+    """It has code of its own, which a pre-train network runs as the target does."""
+    timm = pytest.importorskip("timm")
+    target = timm.create_model("tinynet_e", num_classes=3)
+    same = fxscale.downscale(target, 64, target_size=64, keep=["*"])
+    same.load_state_dict(target.state_dict())
+    batches = [torch.randn(4, 3, 64, 64) for _ in range(3)]
+    for network in (target, same):
+        reestimate_batchnorm(network, batches)
+    found = same.state_dict()
+    for key, value in target.state_dict().items():
+        assert torch.equal(found[key], value), key
+    assert int(found["bn1.num_batches_tracked"]) == 3

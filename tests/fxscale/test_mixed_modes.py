@@ -249,6 +249,7 @@ def test_timms_batchnorm_frozen() -> None:
     model = timm.create_model("tinynet_e", drop_path_rate=0.2, num_classes=3)
     small = fxscale.downscale(model, 64, target_size=64, keep=("*",))
     small.load_state_dict(model.state_dict())
+    assert small._eval_graph is None  # its layers ask for their modes themselves
     images = torch.randn(2, 3, 64, 64)
     for network in (model, small):
         network.train()
