@@ -39,14 +39,6 @@ def train(
             "first drops; plateau: when accuracy stops rising; never.",
         ),
     ] = "auto",
-    progressive: Annotated[
-        bool,
-        typer.Option(
-            "--progressive",
-            help="Progressive resizing, for comparison: the network itself, unchanged, on the "
-            "small images, too.",
-        ),
-    ] = False,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on from the last checkpoint in --output, if any."),
@@ -85,7 +77,7 @@ def train(
     if tensorboard:
         observers.append(TensorBoard(Store(output).tensorboard))
     result = run(
-        Settings(**options, resize_at=resize_at, progressive=progressive),
+        Settings(**options, resize_at=resize_at),
         output,
         resume=resume,
         observers=observers,

@@ -92,6 +92,14 @@ def training_options(
             help="Image sizes of the pre-train networks, increasing; none: the target alone.",
         ),
     ] = "160",
+    progressive_size: Annotated[
+        str | None,
+        _network(
+            metavar="SIZE[,SIZE...]",
+            help="Progressive resizing: image sizes on which the target itself trains before its "
+            "own, after the pre-train networks or, with --pretrain-size none, alone.",
+        ),
+    ] = None,
     kernels: Annotated[str, kernels_option(rich_help_panel=_NETWORK)] = "paper",
     keep: Annotated[list[str] | None, keep_option(rich_help_panel=_NETWORK)] = None,
     preset: Annotated[
@@ -186,6 +194,7 @@ def training_options(
         "data": data,
         "target_size": target_size,
         "pretrain_sizes": () if pretrain_size == "none" else _numbers(pretrain_size),
+        "progressive_sizes": _numbers(progressive_size) if progressive_size else (),
         "kernels": parse_kernels(kernels),
         "keep": tuple(keep or ()),
         "preset": None if preset is None else preset.value,

@@ -100,7 +100,7 @@ def variants(
     - `settings`: of the runs with a transition; its own `resize_at` is not used.
     - `resize_at`: when to go over to the target, one variant each, as `Settings.resize_at`.
     - `progressive_at`: the same for progressive resizing, none if it is empty; by default the first
-      of `resize_at`.
+      of `resize_at`, or its last epochs where the target trains on small images after it, too.
 
     **Raises:** `FxscaleError` where there is no pre-train size, nothing to resize at, or a rule
     does not fit the schedule.
@@ -112,20 +112,34 @@ def variants(
     if not resize_at:
         raise FxscaleError("no transition to compare: expected at least one epoch to resize at")
     if progressive_at is None:
-        progressive_at = resize_at[:1]
+        phases = len(settings.progressive_sizes or settings.pretrain_sizes)
+        progressive_at = [",".join(rule.split(",")[-phases:]) for rule in resize_at[:1]]
     if "never" in (*resize_at, *progressive_at):
         raise FxscaleError(
             "nothing is resized at 'never': the pre-train network alone is compared in any case. "
             "Give epochs to resize at"
         )
-    settings = replace(settings, progressive=False)
-    alone = replace(settings, pretrain_sizes=(), keep=(), resize_at="auto", extra_training=0)
+    alone = replace(
+        settings,
+        pretrain_sizes=(),
+        progressive_sizes=(),
+        keep=(),
+        resize_at="auto",
+        extra_training=0,
+    )
+    resizing = replace(
+        settings,
+        pretrain_sizes=(),
+        progressive_sizes=settings.progressive_sizes or settings.pretrain_sizes,
+        keep=(),
+        resize_at="never",  # until each variant says when
+    )
     small = replace(settings, resize_at="never", extra_training=0)
     return (
         Variant("target", "", alone),
         Variant("pretrain", "", small),
         *(
-            Variant("progressive", rule, replace(settings, progressive=True, resize_at=rule))
+            Variant("progressive", rule, replace(resizing, resize_at=rule))
             for rule in dict.fromkeys(progressive_at)
         ),
         *(

@@ -42,7 +42,7 @@ def named_model(name: str) -> ModelFactory:
 def networks(settings: Settings, factory: ModelFactory, classes: int) -> list[nn.Module]:
     """The network of every phase, the target last; the same for the same settings.
 
-    With progressive resizing every phase has one and the same network, the target.
+    The phases of progressive resizing have one and the same network, the target.
 
     **Raises:** what `fxscale.downscale` raises; `SizeError` where images are to be resized
     progressively, but the target does not take small ones.
@@ -50,9 +50,8 @@ def networks(settings: Settings, factory: ModelFactory, classes: int) -> list[nn
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         target = factory(classes)
-    if settings.progressive:
-        _check_takes(target, (settings.target_size, *settings.pretrain_sizes))
-        return [target] * (len(settings.pretrain_sizes) + 1)
+    if settings.progressive_sizes:
+        _check_takes(target, (settings.target_size, *settings.progressive_sizes))
     small = [
         downscale(
             target,
@@ -63,7 +62,7 @@ def networks(settings: Settings, factory: ModelFactory, classes: int) -> list[nn
         )
         for size in settings.pretrain_sizes
     ]
-    return [*small, target]
+    return [*small, *[target] * (len(settings.progressive_sizes) + 1)]
 
 
 def _check_takes(target: nn.Module, sizes: tuple[int, ...]) -> None:
@@ -90,6 +89,7 @@ def _check_takes(target: nn.Module, sizes: tuple[int, ...]) -> None:
 def costs(found: list[nn.Module], settings: Settings) -> list[int]:
     """How much arithmetic an image takes in each phase, in any unit."""
     plans = [network.plan for network in found if isinstance(network, PretrainNetwork)]
-    if not plans:  # one network: its arithmetic follows the area of the images
-        return [settings.size(phase) ** 2 for phase in range(len(found))]
-    return [*(plan.pretrain_macs for plan in plans), plans[0].target_macs]
+    # The target's arithmetic follows the area of its images.
+    whole = plans[0].target_macs if plans else settings.target_size**2
+    areas = [(size / settings.target_size) ** 2 for size in settings.sizes[len(plans) :]]
+    return [*(plan.pretrain_macs for plan in plans), *(round(whole * area) for area in areas)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
+from itertools import pairwise
 from typing import Any, Literal
 
 from fxscale.errors import FxscaleError
@@ -44,8 +45,9 @@ class Settings:
     - `target_size`: height and width of the images of the target network, in pixels.
     - `pretrain_sizes`: those of the pre-train networks, increasing; none trains the target alone.
     - `kernels`, `keep`: as for `fxscale.downscale`.
-    - `progressive`: progressive resizing, in place of pre-train networks: the target itself, not a
-      layer of it changed, trains on images of `pretrain_sizes` first.
+    - `progressive_sizes`: those on which the target itself, not a layer of it changed, trains
+      before its own: progressive resizing, after the pre-train networks or, without any, alone.
+      They grow, too, from the last pre-train size on.
 
     **Schedule**
 
@@ -92,7 +94,7 @@ class Settings:
     pretrain_sizes: tuple[int, ...] = ()
     kernels: str | Mapping[str, Any] = "paper"
     keep: tuple[str, ...] = ()
-    progressive: bool = False
+    progressive_sizes: tuple[int, ...] = ()
     preset: str | None = None
     epochs: int = 90
     learning_rate: float = 0.1
@@ -124,10 +126,12 @@ class Settings:
     timeout: float = 600.0
 
     def __post_init__(self) -> None:
-        sizes = [*self.pretrain_sizes, self.target_size]
-        if sizes != sorted(set(sizes)) or sizes[0] < 1:
+        sizes, small = self.sizes, len(self.pretrain_sizes)
+        pairs = [*pairwise((*sizes[:small], self.target_size)), *pairwise(sizes[small:])]
+        # The target may begin with the images of the last pre-train network.
+        if list(sizes) != sorted(sizes) or sizes[0] < 1 or any(a == b for a, b in pairs):
             raise FxscaleError(
-                f"image sizes must grow from phase to phase; found {sizes}, the target's last"
+                f"image sizes must grow from phase to phase; found {[*sizes]}, the target's last"
             )
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
@@ -149,7 +153,7 @@ class Settings:
 
     @property
     def schedule(self) -> Schedule:
-        """Of the phases `pretrain_sizes`, then the target."""
+        """Of the phases: pre-train networks, the target on small images, the target."""
         if self.preset is not None:
             rules = rules_of(self.preset)
         else:
@@ -162,7 +166,7 @@ class Settings:
             )
         return Schedule(
             rules,
-            len(self.pretrain_sizes) + 1,
+            len(self.sizes),
             parse_resize_rule(self.resize_at),
             ExtraTraining(self.extra_training) if self.extra_training else None,
             self.warmup_after_resize,
@@ -173,9 +177,14 @@ class Settings:
         """Of checkpoints."""
         return Interval.parse(self.checkpoint_every)
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Of the images of every phase."""
+        return (*self.pretrain_sizes, *self.progressive_sizes, self.target_size)
+
     def size(self, phase: int) -> int:
         """Of the images of a phase."""
-        return (*self.pretrain_sizes, self.target_size)[phase]
+        return self.sizes[phase]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it, so that what was read from a file compares equal: tuples are lists."""
@@ -187,7 +196,8 @@ class Settings:
         mine = self.to_dict()
         names = {field.name for field in fields(self)} - _WITHOUT_EFFECT
         # A run of an older version knows nothing of settings that came later.
-        theirs = {field.name: field.default for field in fields(self)} | dict(other)
+        defaults = {f.name: f.default for f in fields(self) if f.default is not MISSING}
+        theirs = json.loads(json.dumps(defaults)) | dict(other)
         return sorted(name for name in names if mine[name] != theirs[name])
 
 

@@ -146,8 +146,8 @@ def test_phases_are_those_of_the_variants(images: Path, tmp_path: Path) -> None:
     # Progressive resizing starts as the target does: with the target's own weights.
     small = json.loads((runs / "resized-1" / "seed-3" / "history.json").read_text())
     whole = json.loads((runs / "progressive-1" / "seed-3" / "history.json").read_text())
-    assert not small["settings"]["progressive"]
-    assert whole["settings"]["progressive"]
+    assert small["settings"]["progressive_sizes"] == []
+    assert whole["settings"]["progressive_sizes"] == [17]
     resumed = command(images, tmp_path, "--resize-at", "1", "--resume", "--json")
     document = runner.invoke(app, resumed)
     assert document.exit_code == 0, document.output

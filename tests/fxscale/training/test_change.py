@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ from tests.fxscale.training.small_runs import Pooled, same, settings, squares, u
 def test_progressive_resizing_is_a_plain_loop_on_larger_images(tmp_path: Path) -> None:
     images = squares()
     result = train(
-        settings(progressive=True, channels_last=False),
+        settings(pretrain_sizes=(), progressive_sizes=(17,), channels_last=False),
         tmp_path,
         source=unshifted(images),
         factory=partial(Pooled, dropout=0.0),
@@ -63,32 +65,59 @@ class CrashError(Exception):
     pass
 
 
-@pytest.mark.parametrize("steps", [5, 9])
-def test_progressive_resizing_resumes_bit_for_bit(
-    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before and after the transition, which comes after 8 steps; with a moving average."""
-    chosen = settings(progressive=True, average=0.5, checkpoint_every="3 steps")
-    options = {"source": unshifted(squares()), "factory": Pooled, "accelerator": "cpu"}
-    whole = train(chosen, tmp_path / "whole", **options)  # type: ignore[arg-type]
+def crashing(left: int) -> Callable[..., object]:
+    """An optimizer's step that fails after so many of them."""
+    original = torch.optim.SGD.step
 
-    original, left = torch.optim.SGD.step, steps
-
-    def step(self: torch.optim.SGD, *given: object) -> object:
+    def step(self: torch.optim.SGD, *given: Any) -> object:
         nonlocal left
         left -= 1
         if left < 0:
             raise CrashError
         return original(self, *given)
 
+    return step
+
+
+@pytest.mark.parametrize("steps", [5, 9])
+def test_progressive_resizing_resumes_bit_for_bit(
+    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before and after the transition, which comes after 8 steps; with a moving average."""
+    chosen = settings(
+        pretrain_sizes=(), progressive_sizes=(17,), average=0.5, checkpoint_every="3 steps"
+    )
+    options = {"source": unshifted(squares()), "factory": Pooled, "accelerator": "cpu"}
+    whole = train(chosen, tmp_path / "whole", **options)  # type: ignore[arg-type]
+
     with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.SGD, "step", step)
+        patch.setattr(torch.optim.SGD, "step", crashing(steps))
         with pytest.raises(CrashError):
             train(chosen, tmp_path / "broken", **options)  # type: ignore[arg-type]
     resumed = train(chosen, tmp_path / "broken", resume=True, **options)  # type: ignore[arg-type]
 
     assert same(whole.network, resumed.network)
     assert whole.changes[0].state_hash == resumed.changes[0].state_hash
+
+
+@pytest.mark.parametrize("steps", [3, 6, 11])
+def test_progressive_resizing_on_top_of_a_pretrain_network_resumes_bit_for_bit(
+    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Crashes before the transition, in the target's small images and behind them."""
+    chosen = settings(progressive_sizes=(17,), resize_at="1,2", checkpoint_every="3 steps")
+    options = {"source": unshifted(squares()), "factory": Pooled, "accelerator": "cpu"}
+    whole = train(chosen, tmp_path / "whole", **options)  # type: ignore[arg-type]
+    assert [(e.phase, e.size) for e in whole.epochs] == [(0, 17), (1, 17), (2, 24), (2, 24)]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.SGD, "step", crashing(steps))
+        with pytest.raises(CrashError):
+            train(chosen, tmp_path / "broken", **options)  # type: ignore[arg-type]
+    resumed = train(chosen, tmp_path / "broken", resume=True, **options)  # type: ignore[arg-type]
+
+    assert same(whole.network, resumed.network)
+    assert [c.state_hash for c in whole.changes] == [c.state_hash for c in resumed.changes]
 
 
 def test_compiled_networks_are_compiled_for_each_size(
@@ -105,7 +134,14 @@ def test_compiled_networks_are_compiled_for_each_size(
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     train(
-        settings(progressive=True, compile=True, epochs=2, milestones=(), resize_at="1"),
+        settings(
+            pretrain_sizes=(),
+            progressive_sizes=(17,),
+            compile=True,
+            epochs=2,
+            milestones=(),
+            resize_at="1",
+        ),
         tmp_path,
         source=unshifted(squares()),
         factory=Pooled,

@@ -39,13 +39,21 @@ def test_variants() -> None:
     alone, small, progressive, first, second = (v.settings for v in found)
     assert (alone.pretrain_sizes, alone.schedule.phases) == ((), 1)
     assert (small.resize_at, small.pretrain_sizes, small.keep) == ("never", (17,), ("fc",))
-    assert (progressive.resize_at, progressive.progressive) == ("auto", True)
-    assert not any(s.progressive for s in (alone, small, first, second))
+    assert (progressive.resize_at, progressive.sizes, progressive.keep) == ("auto", (17, 24), ())
+    assert progressive.progressive_sizes == (17,)
+    assert not any(s.progressive_sizes for s in (alone, small, first, second))
     assert [(s.resize_at, s.keep, s.extra_training) for s in (first, second)] == [
         *(("1", ("fc",), 1), ("2", ("fc",), 1))
     ]
     assert [v.key for v in variants(chosen, ["2", "1"])][2] == "progressive-2"
     assert len(variants(chosen, ["1"], [])) == 3
+
+
+def test_variants_with_progressive_resizing_on_top() -> None:
+    chosen = settings(progressive_sizes=(17, 20), resize_at="1,2,3")
+    *_, progressive, resized = variants(chosen, ["1,2,3"])
+    assert (progressive.key, progressive.settings.sizes) == ("progressive-2-3", (17, 20, 24))
+    assert (resized.key, resized.settings.sizes) == ("resized-1-2-3", (17, 17, 20, 24))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tests.fxscale.training.small_runs import Pooled, same, settings, tiny
 
 
 def test_progressive_resizing_has_the_target_in_every_phase() -> None:
-    chosen = settings(progressive=True, pretrain_sizes=(13, 17), resize_at="1,2")
+    chosen = settings(pretrain_sizes=(), progressive_sizes=(13, 17), resize_at="1,2")
     found = networks(chosen, Pooled, 2)
 
     torch.manual_seed(0)
@@ -27,7 +27,7 @@ def test_progressive_resizing_has_the_target_in_every_phase() -> None:
 def test_an_adaptive_pool_lets_the_head_stay_as_it_is() -> None:
     """VGG's head is fully connected on 7 × 7 pixels, whatever the size of the image."""
     pytest.importorskip("torchvision")
-    chosen = settings(progressive=True, target_size=64, pretrain_sizes=(46,))
+    chosen = settings(target_size=64, pretrain_sizes=(), progressive_sizes=(46,))
 
     found = networks(chosen, lambda classes: create("torchvision/vgg11", num_classes=classes), 2)
 
@@ -52,7 +52,19 @@ def test_a_head_of_fixed_size_cannot_be_resized_progressively() -> None:
     with pytest.raises(
         SizeError, match=r"progressive resizing is impossible: Tiny, unchanged, .* of 17 px: "
     ):
-        networks(settings(progressive=True), tiny, 2)
+        networks(settings(pretrain_sizes=(), progressive_sizes=(17,)), tiny, 2)
     assert HardCodedView()(torch.zeros(4, 3, 12, 12)).shape == (1, 2)
+    chosen = settings(pretrain_sizes=(), progressive_sizes=(12,))
     with pytest.raises(SizeError, match="HardCodedView, unchanged, does not take images of 12 px"):
-        networks(settings(progressive=True, pretrain_sizes=(12,)), lambda _: HardCodedView(), 2)
+        networks(chosen, lambda _: HardCodedView(), 2)
+
+
+def test_the_target_may_train_on_small_images_after_the_pretrain_network() -> None:
+    chosen = settings(pretrain_sizes=(13, 17), progressive_sizes=(17,), resize_at="1,2,3")
+    first, second, *target = networks(chosen, Pooled, 2)
+
+    assert (first.plan.pretrain_size, second.plan.pretrain_size) == ((13, 13), (17, 17))  # type: ignore[union-attr]
+    assert len(target) == 2
+    assert target[0] is target[1]
+    macs = second.plan.target_macs  # type: ignore[union-attr]
+    assert costs([first, second, *target], chosen)[2:] == [round(macs * (17 / 24) ** 2), macs]

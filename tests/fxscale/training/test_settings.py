@@ -75,6 +75,7 @@ def test_kernels_per_axis_may_change_places_with_their_json() -> None:
 def test_a_run_of_an_older_version_is_one_with_the_defaults() -> None:
     """Checkpoints know nothing of settings that came later."""
     stored = settings().to_dict()
-    del stored["sync_batchnorm"], stored["progressive"]
+    del stored["sync_batchnorm"], stored["progressive_sizes"]
     assert settings().differing(stored) == []
-    assert settings(progressive=True).differing(stored) == ["progressive"]
+    found = settings(progressive_sizes=(17,), resize_at="1,2").differing(stored)
+    assert found == ["progressive_sizes", "resize_at"]
