@@ -9,7 +9,8 @@ the same with what the first one left, and with much larger numbers.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -18,8 +19,21 @@ from torch import fx, nn
 from fxscale.passes.refusal import refusal
 
 Rest = TypeVar("Rest")
-Attribute = tuple[nn.Module, str]
 _MUCH = 1_000_000
+
+
+@dataclass(frozen=True)
+class Left:
+    """A number, flag or word that a call has changed: `holder[key]`, known as `name`."""
+
+    holder: Any
+    key: Any
+    value: Any
+    name: str
+
+    def write(self, *, larger: bool) -> None:
+        number = type(self.value) in (int, float)
+        self.holder[self.key] = self.value + _MUCH if larger and number else self.value
 
 
 def refusing_carried_state(
@@ -32,28 +46,21 @@ def refusing_carried_state(
     before = _Attributes(model)
     try:
         result = trace()
-        left = before.changed_numbers()
-        for values in (
-            (left, {name: _larger(value) for name, value in left.items()}) if left else ()
-        ):
+        left = list(before.changed())
+        for larger in (False, True) if left else ():
             before.restore()
-            for (module, name), value in values.items():
-                module.__dict__[name] = value
+            for place in left:
+                place.write(larger=larger)
             _check_same(result[0], trace()[0], left)
     finally:
         before.restore()
     return result
 
 
-def _larger(value: Any) -> Any:
-    return value + _MUCH if type(value) in (int, float) else value
-
-
-def _check_same(graph: fx.Graph, again: fx.Graph, left: Mapping[Attribute, Any]) -> None:
-    nodes, others = list(graph.nodes), list(again.nodes)
-    for node, other in zip(nodes, others, strict=False):
+def _check_same(graph: fx.Graph, again: fx.Graph, left: Sequence[Left]) -> None:
+    for node, other in zip(list(graph.nodes), list(again.nodes), strict=False):
         if _written(node) != _written(other):
-            names = sorted({f"{type(module).__name__}.{name}" for module, name in left})
+            names = sorted({place.name for place in left})
             raise refusal(
                 node,
                 "a call of forward depends on what the last one left in an attribute (one of "
@@ -68,26 +75,31 @@ def _written(node: fx.Node) -> object:
 
 
 class _Attributes:
-    """All attributes of all modules, as they are now."""
+    """All attributes of all modules, as they are now, and what is in their lists and tables."""
 
     def __init__(self, model: nn.Module) -> None:
         self._values = [(module, dict(vars(module))) for module in model.modules()]
-        self._containers: list[tuple[Any, Any]] = [
-            (value, copy.copy(value))
-            for _, values in self._values
-            for value in values.values()
+        self._containers: list[tuple[Any, Any, str]] = [
+            (value, copy.copy(value), f"{type(module).__name__}.{name}")
+            for module, values in self._values
+            for name, value in values.items()
             if type(value) in (dict, list, set)
         ]
 
-    def changed_numbers(self) -> dict[Attribute, Any]:
+    def changed(self) -> Iterator[Left]:
         """Numbers, flags and words that are not what they were."""
-        return {
-            (module, name): value
-            for module, values in self._values
-            for name, value in vars(module).items()
-            if type(value) in (bool, int, float, str)
-            and (type(value), value) != (type(values.get(name)), values.get(name))
-        }
+        for module, values in self._values:
+            for name, value in vars(module).items():
+                if _differs(value, values.get(name)):
+                    yield Left(vars(module), name, value, f"{type(module).__name__}.{name}")
+        for container, content, name in self._containers:
+            if isinstance(container, set):
+                continue
+            known = dict(content) if isinstance(content, dict) else dict(enumerate(content))
+            now = container if isinstance(container, dict) else dict(enumerate(container))
+            for key in known.keys() & now.keys():
+                if _differs(now[key], known[key]):
+                    yield Left(container, key, now[key], name)
 
     def restore(self) -> None:
         for module, values in self._values:
@@ -99,6 +111,11 @@ class _Attributes:
             }
             module.__dict__.clear()
             module.__dict__.update(values | constants)
-        for container, content in self._containers:
+        for container, content, _ in self._containers:
             container.clear()
             container.extend(content) if isinstance(container, list) else container.update(content)
+
+
+def _differs(value: Any, before: Any) -> bool:
+    plain = type(value) in (bool, int, float, str)
+    return plain and (type(value), value) != (type(before), before)
