@@ -13,7 +13,7 @@ transition at a time:
 - `raised rate behind the drop`: after the first drop of the learning rate, where the paper finds
   that late transitions cannot make up any more (section 6), it goes back to its first value for
   `HIGH_EPOCHS` epochs, then on as scheduled. Before the first drop there is nothing to raise;
-- `ramp`: the target trains on images of a size in between for `BETWEEN_EPOCHS` epochs first;
+- `ramp`: the target trains on images of a size in between for `--between` epochs first;
 - `progressive resizing next`: the same, on images as small as the pre-train network's;
 - `three stages`: a second pre-train network does, on the same images and for as long, and costs
   less. Where a kernel of 3 can only be 2 or 3, networks of two sizes would have the same kernels;
@@ -102,6 +102,7 @@ class Tail:
     journal: Journal
     seed: int
     epoch: int
+    between: int = BETWEEN_EPOCHS
 
     def run(
         self,
@@ -132,7 +133,7 @@ class Tail:
             stage, change = trainer.upscale(stage, target, size=size, epoch=self.epoch)
         else:
             between = by_way_of(target)
-            stop = min(self.epoch + BETWEEN_EPOCHS, experiment.recipe.epochs - 1)
+            stop = min(self.epoch + self.between, experiment.recipe.epochs - 1)
             stage, change = trainer.upscale(
                 stage, between, size=between_size or size_between(experiment), epoch=self.epoch
             )
@@ -256,10 +257,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{name}: the learning rate has not dropped yet, there is nothing to raise")
             continue
         for seed in sorted(plain):
-            label = f"{name}@{options.transition}"
+            longer = f" for {options.between} epochs" if options.between != BETWEEN_EPOCHS else ""
+            label = f"{name}{longer}@{options.transition}"
             if (label, seed) in finished.runs:
                 continue
-            tail = Tail(images, experiment, options.checkpoints, journal, seed, options.transition)
+            tail = Tail(
+                images,
+                experiment,
+                options.checkpoints,
+                journal,
+                seed,
+                options.transition,
+                options.between,
+            )
             run = replace(VARIANTS[name](tail), name=label)
             finished.add(run)
             print(f"{label}, seed {seed}: {100 * run.records[-1].accuracy:.1f} %", flush=True)
@@ -286,6 +296,12 @@ def _parser() -> argparse.ArgumentParser:
         "--journal", type=Path, default=Path("benchmarks/results/tiny_imagenet.jsonl")
     )
     parser.add_argument("--transition", type=int, default=5, help="epochs before it (default 5)")
+    parser.add_argument(
+        "--between",
+        type=int,
+        default=BETWEEN_EPOCHS,
+        help=f"epochs of what comes in between (default {BETWEEN_EPOCHS})",
+    )
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     return parser
 

@@ -97,7 +97,8 @@ def _extents(node: fx.Node, annotations: Mapping[fx.Node, Annotation]) -> Iterat
 
 def divides_the_batch(node: fx.Node, annotations: Mapping[fx.Node, Annotation]) -> bool:
     """Whether a node makes pieces of a tensor along its batch."""
-    source, pieces = annotations.get(node.all_input_nodes[0]), annotations.get(node)
+    sources, pieces = node.all_input_nodes, annotations.get(node)
+    source = annotations.get(sources[0]) if sources else None
     if not isinstance(source, Shape) or not isinstance(pieces, tuple | list):
         return False
     batch = {axis for dim in source.dims for axis in dim if axis.batch}

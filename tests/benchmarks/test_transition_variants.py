@@ -75,6 +75,9 @@ def test_behind_the_drop_the_rate_goes_back_for_some_epochs(data: Path, tmp_path
 
     (run,) = runs(late / "transition_variants.jsonl").values()
     assert run["name"] == "raised rate behind the drop@2"
+    run_variants(data, late, "--transition", "2", "--variants", "ramp", "--between", "2")
+    ramp = runs(late / "transition_variants.jsonl")["ramp for 2 epochs@2"]
+    assert column(ramp, "size") == [24, 24, 28, 28, 32, 32, 32]
     high, low = 0.02, 0.002
     rates = [high, low, high, high, high, low, low / 10]
     assert column(run, "learning_rate") == pytest.approx(rates)
