@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -80,7 +81,7 @@ def measure(
         small = fxscale.downscale(target)
     except fxscale.FxscaleError as error:
         for network, variant in wanted:
-            yield Outcome(name, network, variant, "refused", str(error))
+            yield Outcome(name, network, variant, "refused", without_folders(str(error)))
         return
     estimate(small, small.plan.pretrain_size)
     inverse = inverse_error(small)
@@ -94,6 +95,11 @@ def measure(
         )
         outcome, detail, relative, top1 = compare(module, size, variant)
         yield Outcome(name, network, variant, outcome, detail, relative, top1, inverse)
+
+
+def without_folders(words: str) -> str:
+    """A message without the folders of this machine in which packages lie."""
+    return re.sub(r"[^\s(]*site-packages/", "", words)
 
 
 def wake(network: nn.Module) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from benchmarks import onnx_zoo
-from benchmarks.onnx_zoo import Outcome, measure, model_names, read, summary, wake
+from benchmarks.onnx_zoo import Outcome, measure, model_names, read, summary, wake, without_folders
 from fxscale.errors import ModelNotFoundError
 from fxscale.training import SmallResNet
 
@@ -32,6 +32,11 @@ def small() -> nn.Module:
     network = SmallResNet(3, 5, widths=(8, 16), interface=16)
     network.default_cfg = {"input_size": (3, 64, 64)}
     return network
+
+
+def test_messages_name_no_folder_of_this_machine() -> None:
+    words = "at node 'a' (/home/me/lib/python3.11/site-packages/timm/layers/x.py:3): no handler"
+    assert without_folders(words) == "at node 'a' (timm/layers/x.py:3): no handler"
 
 
 def test_both_networks_in_every_variant(monkeypatch: pytest.MonkeyPatch) -> None:
