@@ -79,7 +79,7 @@ def measures_a_map(node: fx.Node, annotations: Mapping[fx.Node, Annotation]) -> 
     return any(is_spatial(extent.dim) for extent in _extents(node, annotations))
 
 
-def counts_samples(node: fx.Node, annotations: Mapping[fx.Node, Annotation]) -> bool:
+def measures_the_batch(node: fx.Node, annotations: Mapping[fx.Node, Annotation]) -> bool:
     """Whether a plain value was computed from the length of the batch."""
     return any(axis.batch for extent in _extents(node, annotations) for axis in extent.dim)
 

@@ -22,7 +22,7 @@ from torch import fx, nn
 from fxscale.branches import same_branch
 from fxscale.modes import EVAL, TRAIN
 from fxscale.passes.amplitude import insert_scalings, scale_weights
-from fxscale.passes.annotations import counts_samples, measures_a_map
+from fxscale.passes.annotations import measures_a_map, measures_the_batch
 from fxscale.passes.axes import (
     AnnotatedNetwork,
     Axis,
@@ -73,7 +73,7 @@ def rewrite(
         decision.node: decision.value
         for decision in traced.decisions
         if isinstance(decision.value, bool)
-        and counts_samples(decision.node, network.annotations)
+        and measures_the_batch(decision.node, network.annotations)
         and not measures_a_map(decision.node, network.annotations)
     }
     train_graph = _emit(traced, TRAIN, scaled, gone, branches)

@@ -10,6 +10,7 @@ import copy
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -86,10 +87,10 @@ def trace(
             _refuse_hooks(skeleton, tracer)
             return _trace_mode(tracer, skeleton, constants), tracer
 
-        def alone(watch: Watch | None) -> tuple[fx.Graph, ValueTracer]:
-            return refusing_carried_state(skeleton, lambda: run(watch))
-
-        return *refusing_draws(skeleton, alone), own
+        traced = refusing_draws(
+            skeleton, lambda watch: refusing_carried_state(skeleton, partial(run, watch))
+        )
+        return *traced, own
 
     graphs, decisions, calls, own_modes = {}, {}, {}, {}
     with answering_for_values(skeleton, lambda proxy: proxy.node.meta[VALUE]):

@@ -17,13 +17,13 @@ the module was then.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
 from torch import fx
-from torch.fx.node import map_arg
+from torch.fx.node import map_aggregate, map_arg
 
 from fxscale.modes import EVAL, TRAIN
 from fxscale.passes.calls import ModuleCall
@@ -81,7 +81,8 @@ def find_training_flags(
         counts = False
         for train, evaluation in zip_longest(runs[TRAIN][path], runs[EVAL][path]):
             counted = [] if train is None else _counters(train)
-            pairs = None if train is None or evaluation is None else _compare(train, evaluation)
+            seen = train is not None and evaluation is not None
+            pairs = _compare(train, evaluation, counted) if seen else None
             decides |= pairs is None
             counts |= bool(counted)
             flags += pairs or []
@@ -100,14 +101,19 @@ def _by_path(calls: Sequence[ModuleCall]) -> defaultdict[str, list[ModuleCall]]:
     return found
 
 
-def _compare(train: ModuleCall, evaluation: ModuleCall) -> list[Pair] | None:
-    """The pairs of nodes that differ by a flag; `None` where the runs differ by more."""
+def _compare(
+    train: ModuleCall, evaluation: ModuleCall, counters: Sequence[fx.Node]
+) -> list[Pair] | None:
+    """The pairs of nodes that differ by a flag; `None` where the runs differ by more.
+
+    `counters` are the nodes of train mode that count.
+    """
     # A value that is no tensor, such as the caller's mode, may be why this run does what it does.
     if _skeleton(train.inputs) != _skeleton(evaluation.inputs):
         return None
     flagged = []
     same = _pairs(train.inputs, evaluation.inputs)
-    counting = {id(node) for counter in _counters(train) for node in (counter, counter.args[0])}
+    counting = {id(node) for counter in counters for node in (counter, counter.args[0])}
     steps = [step for step in train.steps if id(step) not in counting]
     for step, other in zip_longest(steps, evaluation.steps):
         if isinstance(step, fx.Node) and isinstance(other, fx.Node):
@@ -133,7 +139,7 @@ def _difference(train: fx.Node, evaluation: fx.Node, same: Nodes) -> bool | None
     given, other = (train.args, train.kwargs), (evaluation.args, evaluation.kwargs)
     if _mapped(_without_booleans(given), same) != repr(_without_booleans(other)):
         return None
-    pairs = set(zip(_booleans(given), _booleans(other), strict=True))
+    pairs = {(a, b) for a, b in zip(_leaves(given), _leaves(other), strict=True) if type(a) is bool}
     return None if (False, True) in pairs else (True, False) in pairs
 
 
@@ -164,40 +170,22 @@ def _skeleton(value: Any) -> str:
     return repr(map_arg(value, lambda node: "node"))
 
 
+def _without_booleans(value: Any) -> Any:
+    return map_aggregate(value, lambda leaf: "<flag>" if type(leaf) is bool else leaf)
+
+
 def _pairs(train: Any, evaluation: Any) -> dict[fx.Node, fx.Node]:
-    return dict(zip(_nodes(train), _nodes(evaluation), strict=False))
+    nodes = (
+        [leaf for leaf in _leaves(v) if isinstance(leaf, fx.Node)] for v in (train, evaluation)
+    )
+    return dict(zip(*nodes, strict=False))
 
 
-def _nodes(value: Any) -> list[fx.Node]:
-    found: list[fx.Node] = []
-
-    def keep(node: fx.Node) -> fx.Node:
-        found.append(node)
-        return node
-
-    map_arg(value, keep)
+def _leaves(value: Any) -> list[Any]:
+    """Everything inside lists, tuples, tables and slices, in order."""
+    found: list[Any] = []
+    map_aggregate(value, found.append)
     return found
-
-
-def _without_booleans(argument: Any) -> Any:
-    if isinstance(argument, bool):
-        return "bool"
-    if isinstance(argument, tuple | list):
-        return [_without_booleans(item) for item in argument]
-    if isinstance(argument, dict):
-        return {key: _without_booleans(item) for key, item in argument.items()}
-    return argument
-
-
-def _booleans(argument: Any) -> Iterator[bool]:
-    if isinstance(argument, bool):
-        yield argument
-    elif isinstance(argument, tuple | list):
-        for item in argument:
-            yield from _booleans(item)
-    elif isinstance(argument, dict):
-        for item in argument.values():
-            yield from _booleans(item)
 
 
 def _flag(node: fx.Node, path: str, *, value: bool) -> fx.Node:
@@ -213,10 +201,10 @@ def _flag(node: fx.Node, path: str, *, value: bool) -> fx.Node:
 
 def _with_flag(own: Any, other: Any, flag: fx.Node) -> Any:
     """A node's own arguments, with the flag for the booleans that the other mode's differ in."""
-    if isinstance(own, bool) and own != other:
-        return flag
-    if isinstance(own, tuple | list):
-        return type(own)([_with_flag(a, b, flag) for a, b in zip(own, other, strict=True)])
-    if isinstance(own, dict):
-        return {key: _with_flag(own[key], other[key], flag) for key in own}
-    return own
+    others = iter(_leaves(other))
+
+    def choose(leaf: Any) -> Any:
+        differs = leaf is not next(others)
+        return flag if differs and type(leaf) is bool else leaf
+
+    return map_aggregate(own, choose)

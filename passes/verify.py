@@ -99,11 +99,13 @@ def _check_numbers(
     Halves of a batch are two for every even one.
     """
     taken = [d for d in traced.decisions if not isinstance(d.value, bool)]
+    numbers, divided = [], []
     for decision in taken:
         _check_number(decision, PRETRAIN_VALUE, "the pre-train size")
-    pieces = [d for d in taken if isinstance(d.node.meta[VALUE], tuple | list)]
-    numbers = [d for d in taken if d not in pieces]
-    divided = [d for d in pieces if divides_the_batch(d.node, network.annotations)]
+        if not isinstance(decision.node.meta[VALUE], tuple | list):
+            numbers.append(decision)
+        elif divides_the_batch(decision.node, network.annotations):
+            divided.append(decision)
     for decisions, batch in ((numbers, BATCH + 1), (divided, 2 * BATCH)):
         if decisions:
             inputs = traced.inputs.fake(traced.fake_mode, resize, batch=batch)

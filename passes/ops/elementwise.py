@@ -170,13 +170,9 @@ _TORCH_ONLY = (torch.relu_, torch.clone, torch.detach, torch.dropout, F.log_soft
     *_METHODS,
     *_TORCH_ONLY,
     *_LIKE,
+    nn.CrossMapLRN2d,
 )
 def keep_shape(call: Call) -> Annotation:
-    return call.annotation("input")
-
-
-@handles(nn.CrossMapLRN2d)
-def normalisation_across_channels(call: Call) -> Annotation:
     return call.annotation("input")
 
 

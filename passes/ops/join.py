@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxscale.passes.annotations import counts_samples, measures_a_map
+from fxscale.passes.annotations import measures_a_map, measures_the_batch
 from fxscale.passes.axes import (
     Annotation,
     Axis,
@@ -94,7 +94,7 @@ def _keep_amplitudes(call: Call) -> None:
         value, annotations = number.meta[VALUE], call.annotator.annotations
         factor = isinstance(value, int | float) and measures_a_map(number, annotations)
         if factor and call.annotator.origins[tensor] is Origin.IMAGE:
-            if counts_samples(number, annotations):
+            if measures_the_batch(number, annotations):
                 raise call.refuse(
                     "a factor counts samples and pixels in one number",
                     "divide by the number of pixels and by that of samples one after the other",

@@ -16,12 +16,8 @@ from fxscale.passes.ops.registry import Call, handles
 
 
 @handles(torch.mean, ".mean", torch.amax, ".amax", torch.amin, ".amin", params="input dim keepdim")
-def reduce_mean(call: Call) -> Annotation:
-    return _reduce(call, keep=call.value("keepdim", False))
-
-
 @handles(torch.any, ".any", torch.all, ".all", params="input dim keepdim")
-def reduce_truth(call: Call) -> Annotation:
+def reduce_mean(call: Call) -> Annotation:
     return _reduce(call, keep=call.value("keepdim", False))
 
 

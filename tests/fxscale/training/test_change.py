@@ -16,7 +16,8 @@ import fxscale
 from fxscale.errors import FxscaleError
 from fxscale.training import change
 from fxscale.training.randomness import ORDER, derive
-from fxscale.training.run import train
+from fxscale.training.run import TrainingResult, train
+from fxscale.training.settings import Settings
 from tests.fxscale.training.small_runs import Pooled, same, settings, squares, unshifted
 
 
@@ -79,42 +80,48 @@ def crashing(left: int) -> Callable[..., object]:
     return step
 
 
-@pytest.mark.parametrize("steps", [5, 9])
+ALONE = settings(
+    pretrain_sizes=(), progressive_sizes=(17,), average=0.5, checkpoint_every="3 steps"
+)
+ON_TOP = settings(progressive_sizes=(17,), resize_at="1,2", checkpoint_every="3 steps")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "phases", "steps"),
+    [
+        # Before and after the transition, which comes after 8 steps; with a moving average.
+        *((ALONE, [(0, 17), (0, 17), (1, 24), (1, 24)], steps) for steps in (5, 9)),
+        # In the pre-train network, in the target's small images and behind them.
+        *((ON_TOP, [(0, 17), (1, 17), (2, 24), (2, 24)], steps) for steps in (3, 6, 11)),
+    ],
+)
 def test_progressive_resizing_resumes_bit_for_bit(
-    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    chosen: Settings,
+    phases: list[tuple[int, int]],
+    steps: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Before and after the transition, which comes after 8 steps; with a moving average."""
-    chosen = settings(
-        pretrain_sizes=(), progressive_sizes=(17,), average=0.5, checkpoint_every="3 steps"
-    )
-    options = {"source": unshifted(squares()), "factory": Pooled, "accelerator": "cpu"}
-    whole = train(chosen, tmp_path / "whole", **options)  # type: ignore[arg-type]
+    source = unshifted(squares())
+
+    def run(folder: str, *, resume: bool = False) -> TrainingResult:
+        return train(
+            chosen,
+            tmp_path / folder,
+            resume=resume,
+            source=source,
+            factory=Pooled,
+            accelerator="cpu",
+        )
+
+    whole = run("whole")
+    assert [(epoch.phase, epoch.size) for epoch in whole.epochs] == phases
 
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.SGD, "step", crashing(steps))
         with pytest.raises(CrashError):
-            train(chosen, tmp_path / "broken", **options)  # type: ignore[arg-type]
-    resumed = train(chosen, tmp_path / "broken", resume=True, **options)  # type: ignore[arg-type]
-
-    assert same(whole.network, resumed.network)
-    assert whole.changes[0].state_hash == resumed.changes[0].state_hash
-
-
-@pytest.mark.parametrize("steps", [3, 6, 11])
-def test_progressive_resizing_on_top_of_a_pretrain_network_resumes_bit_for_bit(
-    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Crashes before the transition, in the target's small images and behind them."""
-    chosen = settings(progressive_sizes=(17,), resize_at="1,2", checkpoint_every="3 steps")
-    options = {"source": unshifted(squares()), "factory": Pooled, "accelerator": "cpu"}
-    whole = train(chosen, tmp_path / "whole", **options)  # type: ignore[arg-type]
-    assert [(e.phase, e.size) for e in whole.epochs] == [(0, 17), (1, 17), (2, 24), (2, 24)]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.SGD, "step", crashing(steps))
-        with pytest.raises(CrashError):
-            train(chosen, tmp_path / "broken", **options)  # type: ignore[arg-type]
-    resumed = train(chosen, tmp_path / "broken", resume=True, **options)  # type: ignore[arg-type]
+            run("broken")
+    resumed = run("broken", resume=True)
 
     assert same(whole.network, resumed.network)
     assert [c.state_hash for c in whole.changes] == [c.state_hash for c in resumed.changes]

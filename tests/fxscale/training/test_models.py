@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fxscale.errors import SizeError
 from fxscale.models import create
+from fxscale.pretrain_network import PretrainNetwork
 from fxscale.training.models import costs, networks
 from tests.fxscale.training.small_runs import Pooled, same, settings, tiny
 
@@ -63,8 +64,10 @@ def test_the_target_may_train_on_small_images_after_the_pretrain_network() -> No
     chosen = settings(pretrain_sizes=(13, 17), progressive_sizes=(17,), resize_at="1,2,3")
     first, second, *target = networks(chosen, Pooled, 2)
 
-    assert (first.plan.pretrain_size, second.plan.pretrain_size) == ((13, 13), (17, 17))  # type: ignore[union-attr]
+    assert isinstance(first, PretrainNetwork)
+    assert isinstance(second, PretrainNetwork)
+    assert (first.plan.pretrain_size, second.plan.pretrain_size) == ((13, 13), (17, 17))
     assert len(target) == 2
     assert target[0] is target[1]
-    macs = second.plan.target_macs  # type: ignore[union-attr]
+    macs = second.plan.target_macs
     assert costs([first, second, *target], chosen)[2:] == [round(macs * (17 / 24) ** 2), macs]
