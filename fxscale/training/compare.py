@@ -267,7 +267,7 @@ def _finished(folder: Path, settings: Settings) -> History | None:
         name = differing[0]
         raise CheckpointError(
             f"{path} is of a run with other settings: {name} {found.get(name)!r}, not "
-            f"{settings.to_dict()[name]!r}. Resume with those, or give another --output"
+            f"{settings.to_dict().get(name)!r}. Resume with those, or give another --output"
         )
     return history
 

@@ -198,7 +198,8 @@ class Settings:
         # A run of an older version knows nothing of settings that came later.
         defaults = {f.name: f.default for f in fields(self) if f.default is not MISSING}
         theirs = json.loads(json.dumps(defaults)) | dict(other)
-        return sorted(name for name in names if mine[name] != theirs[name])
+        gone = {name for name, value in other.items() if name not in mine and value}
+        return sorted(gone | {name for name in names if mine[name] != theirs[name]})
 
 
 _ANY = float("inf")

@@ -61,7 +61,7 @@ class Store:
         differing = settings.differing(found)
         if differing:
             told = ", ".join(
-                f"{name} {found.get(name)!r}, not {settings.to_dict()[name]!r}"
+                f"{name} {found.get(name)!r}, not {settings.to_dict().get(name)!r}"
                 for name in differing[:5]
             )
             raise CheckpointError(

@@ -26,6 +26,8 @@ from fxscale.training.checkpoint import (
     restored,
     save_checkpoint,
 )
+from fxscale.training.store import Store
+from tests.fxscale.training.small_runs import settings
 from tests.processes import environment
 
 TENSORS = {
@@ -226,3 +228,12 @@ def test_optimizers(make: Any, tmp_path: Path) -> None:
 
     assert torch.equal(first.weight, second.weight)
     assert old.state_dict()["param_groups"] == new.state_dict()["param_groups"]
+
+
+def test_a_checkpoint_of_a_run_with_a_setting_that_is_no_more(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.prepare()
+    document = {"settings": {**settings().to_dict(), "progressive": True}, "classes": ["0", "1"]}
+    store.save(Checkpoint({"weight": torch.ones(2)}, document), best=False)
+    with pytest.raises(CheckpointError, match="other settings: progressive True, not None"):
+        store.load(settings(), ("0", "1"))

@@ -79,3 +79,10 @@ def test_a_run_of_an_older_version_is_one_with_the_defaults() -> None:
     assert settings().differing(stored) == []
     found = settings(progressive_sizes=(17,), resize_at="1,2").differing(stored)
     assert found == ["progressive_sizes", "resize_at"]
+
+
+def test_a_setting_that_is_no_more_counts_where_it_was_used() -> None:
+    """Progressive resizing was a flag once, with the sizes of a pre-train network."""
+    stored = settings().to_dict()
+    assert settings().differing({**stored, "progressive": False}) == []
+    assert settings().differing({**stored, "progressive": True}) == ["progressive"]
