@@ -10,14 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks._timing import Step
+from benchmarks._timing import WARM_UP, Step
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a step is run. `bf16` means autocast with float32 weights."""
+    """How a step is run. `bf16` means autocast with float32 weights.
+
+    `graphed`: the kernels of the step are recorded in a CUDA graph and replayed, so that the device
+    never waits for Python.
+    """
 
     device: torch.device
     dtype: torch.dtype = torch.float32
@@ -25,6 +29,7 @@ class Settings:
     channels_last: bool = True
     compiled: bool = False
     repeats: int = 15
+    graphed: bool = False
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -48,7 +53,25 @@ def training_step(network: nn.Module, size: int, settings: Settings) -> Step:
         torch.autograd.backward(loss_of(forward, images, labels, settings))
         optimizer.step()
 
-    return step
+    return _graphed(step) if settings.graphed else step
+
+
+def _graphed(step: Step) -> Step:
+    """The step, replayed from a CUDA graph: https://docs.pytorch.org/docs/stable/notes/cuda.html."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # of torch
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+
+    def replay(kept: Step = step) -> None:  # the graph reads and writes the memory of its tensors
+        graph.replay()
+
+    return replay
 
 
 def loss_of(

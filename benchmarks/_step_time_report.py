@@ -73,7 +73,7 @@ def table(results: Sequence[StepTimes]) -> str:
     rows = []
     for r in results:
         target, progressive, pretrain = map(r.seconds.get, NETWORKS)
-        memory = {name: value / r.memory["target"] for name, value in r.memory.items()}
+        memory = {name: r.memory[name] / r.memory["target"] for name in r.memory}
         rows.append(
             [
                 r.model,
@@ -84,7 +84,7 @@ def table(results: Sequence[StepTimes]) -> str:
                 f"{r.mac_ratio:.2f}×",
                 f"{100 * r.share:.0f} %",
                 _text(memory.get("progressive"), ".2f"),
-                _text(memory["pretrain"], ".2f"),
+                _text(memory.get("pretrain"), ".2f"),
             ]
         )
     return markdown_table(HEADER, rows)

@@ -11,8 +11,12 @@ target network on the pre-train network's small images; a network with a fully c
 of fixed size cannot do that, and the table has a dash. *MAC ratio* is that of the
 multiply-accumulates of target and pre-train network, the speed-up if arithmetic were all, and the
 column after it the share of it that was reached. Memory is that of one step, as a share of the
-target's. The second table has the batch sizes at which all three take the memory of the target's
-step, and the throughput then.
+target's. The second table has the batch sizes, to within a hundredth, at which all three take the
+memory of the target's step, and the throughput then. `--memory step` leaves it out and `--memory
+none` both, where every size that is tried has to be compiled first. With `--graphed` the steps are
+replayed from CUDA graphs, so that the device never waits for Python: of a network whose kernels are
+short, a step by itself takes as long as it takes to launch them. Results are written after every
+model.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from math import isinf
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -44,6 +49,7 @@ SIZES = {
     "torchvision/vgg16": (224, 160),
     "torchvision/resnet50": (224, 160),
 }
+MemoryFigures = Literal["equal", "step", "none"]
 Networks = Mapping[str, tuple[nn.Module, int]]
 """Name -> network and the size of its images."""
 
@@ -55,6 +61,8 @@ def measure(
     pretrain_size: int,
     settings: Settings,
     loops: Loops | None = None,
+    *,
+    memory: MemoryFigures = "equal",
 ) -> StepTimes:
     """A network `(N, 3, S, S) -> (N, classes)` and its pre-train network, by steps or by loops."""
     pretrain = fxscale.downscale(target, pretrain_size, target_size=target_size)
@@ -64,26 +72,31 @@ def measure(
     networks["pretrain"] = placed(pretrain, settings), pretrain_size
 
     # Before anything is timed: a step that is timed stays on the device.
-    memory = {key: step_memory(*network, settings) for key, network in networks.items()}
-    if isinf(memory["target"]):
-        raise FxscaleError(
-            f"{name}: a step of {settings.batch_size} images does not fit into the device's memory"
-        )
-    batches = {
-        key: settings.batch_size
-        if key == "target"
-        else largest_batch(*network, settings, memory["target"])
-        for key, network in networks.items()
-    }
+    taken: dict[str, float] = {}
+    if memory != "none":
+        taken = {key: step_memory(*network, settings) for key, network in networks.items()}
+        if isinf(taken["target"]):
+            raise FxscaleError(
+                f"{name}: a step of {settings.batch_size} images does not fit into the device's "
+                f"memory"
+            )
+    same = dict.fromkeys(networks, settings.batch_size)
+    batches: dict[str, int] = {}
+    if memory == "equal":
+        batches = same | {
+            key: largest_batch(*network, settings, taken["target"])
+            for key, network in networks.items()
+            if key != "target"
+        }
     return StepTimes(
         name,
         target_size,
         pretrain_size,
         pretrain.plan.mac_ratio,
-        _seconds(networks, dict.fromkeys(networks, settings.batch_size), settings, loops),
-        memory,
+        _seconds(networks, same, settings, loops),
+        taken,
         batches,
-        _seconds(networks, batches, settings, loops),
+        _seconds(networks, batches, settings, loops) if batches else {},
     )
 
 
@@ -111,6 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
+    torch.backends.cudnn.benchmark = options.autotune
     settings = Settings(
         torch.device(options.device),
         DTYPES[options.dtype],
@@ -118,12 +132,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.channels_last,
         options.compile,
         options.repeats,
+        options.graphed,
     )
     facts = environment(settings.device) | {
         "batch": str(settings.batch_size),
         "dtype": options.dtype,
         "channels_last": str(settings.channels_last),
         "torch.compile": str(settings.compiled),
+        "CUDA graph": str(settings.graphed),
+        "autotuned kernels": str(options.autotune),
         "rounds": str(settings.repeats),
     }
     loops, title = None, "One training step"
@@ -136,20 +153,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "workers": str(options.workers),
             "steps a round": str(options.loop_steps),
         }
-    results = []
+    results: list[StepTimes] = []
     for name in options.models:
         torch.manual_seed(0)
         target_size, pretrain_size = SIZES.get(name, tuple(options.sizes))
-        network = create(name)
-        results.append(measure(name, network, target_size, pretrain_size, settings, loops))
+        results.append(
+            measure(
+                name,
+                create(name),
+                target_size,
+                pretrain_size,
+                settings,
+                loops,
+                memory=options.memory,
+            )
+        )
         print(table(results[-1:]), flush=True)
-
-    text = (
-        f"# {title}\n\n{bullet_list(facts)}\n\n{table(results)}\n\n{NOTE[settings.device.type]}\n\n"
-        f"{EQUAL_MEMORY}\n{equal_memory_table(results)}\n"
-    )
-    figures = {"settings": facts, "steps": [asdict(r) for r in results]}
-    write_results(options.output, options.name, text, figures)
+        text = f"# {title}\n\n{bullet_list(facts)}\n\n{table(results)}\n\n"
+        if options.memory != "none":
+            text += f"{NOTE[settings.device.type]}\n"
+        if options.memory == "equal":
+            text += f"\n{EQUAL_MEMORY}\n{equal_memory_table(results)}\n"
+        figures = {"settings": facts, "steps": [asdict(r) for r in results]}
+        write_results(options.output, options.name, text, figures)
     print(f"\n{text}")
 
 
@@ -164,6 +190,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--compile", action="store_true", help="torch.compile every network")
+    parser.add_argument(
+        "--autotune",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="CUDA: let cuDNN try its kernels and take the fastest",
+    )
+    parser.add_argument("--graphed", action="store_true", help="CUDA: replay steps from graphs")
+    parser.add_argument(
+        "--memory",
+        choices=get_args(MemoryFigures),
+        default="equal",
+        help="what to measure of it: a step's, also batches that take equally much, or nothing",
+    )
     parser.add_argument("--threads", type=int, help="CPU threads; torch's default if not given")
     parser.add_argument("--repeats", type=int, default=15, help="rounds counted")
     parser.add_argument("--loop", action="store_true", help="time loops in place of steps")
