@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import deform_conv2d
 
 from tests.refusal_cases import Case, body
 
@@ -21,6 +22,24 @@ def doubled_rows(m: Any, x: Tensor) -> Tensor:
     x = x.clone()
     x[:, :, 2:4] = x[:, :, 2:4] * 2
     return x
+
+
+def changed_in_place(x: Tensor) -> Tensor:
+    places = torch.arange(x.shape[2])
+    places.clamp_(min=3)
+    return places
+
+
+def changed(x: Tensor) -> Tensor:
+    return torch.arange(x.shape[2]).clamp(min=3)
+
+
+def over_pixels(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return x.mean((2, 3), keepdim=True).expand(shape)
+
+
+def deformed(m: Any, x: Tensor, offset: Tensor) -> Tensor:
+    return deform_conv2d(x, offset, m.next.weight, padding=1)
 
 
 def between_pixels(x: Tensor) -> Tensor:
@@ -50,6 +69,26 @@ class Unused(nn.Module):
 
 
 PIXELS: dict[str, Case] = {
+    "runs over a dimension that is not one spatial axis": Case(
+        body(
+            lambda m, x: deformed(m, x.flatten(2)[:, :, None], m.off(x).flatten(2)[:, :, None]),
+            off=nn.Conv2d(4, 18, 3, padding=1),
+            next=nn.Conv2d(4, 4, 3),
+        ),
+        body(
+            lambda m, x: deformed(m, x, m.off(x)),
+            off=nn.Conv2d(4, 18, 3, padding=1),
+            next=nn.Conv2d(4, 4, 3),
+        ),
+    ),
+    "its sizes are one computed value": Case(
+        body(lambda m, x: x + over_pixels(x, x.shape[:2] + (12, 12))),  # noqa: RUF005  one value
+        body(lambda m, x: x + over_pixels(x, (-1, -1, 12, 12))),
+    ),
+    "looks up a table at places that … changes in place": Case(
+        body(lambda m, x: m.table(changed_in_place(x)).mT + x, table=nn.Embedding(12, 12)),
+        body(lambda m, x: m.table(changed(x)).mT + x, table=nn.Embedding(12, 12)),
+    ),
     "a map of … pixels is viewed as …; in the pre-train network it has … pixels, which do not "
     "divide…": Case(
         body(into_channels, next=nn.Conv2d(64, 4, 1)),

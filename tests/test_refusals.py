@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxscale
-from fxscale.errors import FxscaleError, UnsupportedModelError
+from fxscale.errors import FxscaleError, SizeError, UnsupportedModelError
 from tests.passes.networks import Around
 from tests.passes.test_carried_state import Initialised
 from tests.pixel_refusals import PIXELS
@@ -27,6 +27,7 @@ from tests.refusal_cases import (
     Case,
     body,
 )
+from tests.size_refusals import SIZES, SMALLEST
 
 PAGE = (ROOT / "docs" / "refusals.md").read_text(encoding="utf-8")
 ROWS = [
@@ -271,6 +272,25 @@ PAIRS: dict[str, tuple[Build, Build]] = {
         body(lambda m, x: x * x.real),
         body(lambda m, x: x * x),
     ),
+    "unusual arguments": (
+        body(lambda m, x: torch.var(input=x, dim=(2, 3))),
+        body(lambda m, x: torch.var(x, dim=(2, 3))),
+    ),
+    "the tensor … is used in two ways that scale differently (… as …, …)": (
+        body(
+            lambda m, x: m.fc(x.flatten(1)) + (x.flatten(1) * m.fc.weight).sum(1, keepdim=True),
+            fc=nn.Linear(576, 1),
+        ),
+        body(
+            lambda m, x: m.fc(x.flatten(1)) + (x.flatten(1) * m.gc.weight).sum(1, keepdim=True),
+            fc=nn.Linear(576, 1),
+            gc=nn.Linear(576, 1),
+        ),
+    ),
+    "the forward of … draws random numbers behind its last node": (
+        body(lambda m, x: (x.relu(), torch.rand(1))[0]),
+        body(lambda m, x: x.relu()),
+    ),
     "the state dict holds …, which is a …, not a tensor": (
         body(lambda m, x: x, extra=WithExtraState()),
         body(lambda m, x: x),
@@ -293,6 +313,7 @@ FILES = (
     "networks.py",
     "functional.py",
     "test_carried_state.py",
+    "deform_conv.py",  # torchvision's, the innermost code that is not torch's
 )
 WITHOUT_A_PLACE = (
     *ARGUMENTS,
@@ -300,6 +321,8 @@ WITHOUT_A_PLACE = (
     "… cannot be copied: …",
     "… has parameters whose shape is not known yet",
     "no convolution is reached from the model's inputs",
+    "the tensor … is used in two ways that scale differently (… as …, …)",
+    "the forward of … draws random numbers behind its last node",
 )
 
 
@@ -331,8 +354,21 @@ def test_a_refusal_points_to_the_code_and_its_remedy_works(reason: str) -> None:
     assert fxscale.downscale((case.mended or case.refused)(), **{**options, **remedy})
 
 
+@pytest.mark.parametrize("reason", SIZES)
+def test_a_size_that_is_refused_sends_to_one_that_works(reason: str) -> None:
+    case = SIZES[reason]
+    options = {"input_size": 8, "target_size": 12, **case.options}
+    with pytest.raises(SizeError, match=".*".join(map(re.escape, reason.split("…")))) as caught:
+        fxscale.downscale(case.network(), **options)
+    remedy = dict(case.remedy)
+    if remedy.get("input_size") == SMALLEST:
+        remedy["input_size"] = int(str(caught.value).rpartition("that works is ")[2])
+        assert remedy["input_size"] > options["input_size"]
+    assert fxscale.downscale(case.network(), **{**options, **remedy})
+
+
 def test_the_page_marks_the_remedies_that_are_tested() -> None:
-    assert sorted(CASES) == sorted(row[0] for row in ROWS if row[2] == "here")
+    assert sorted([*CASES, *SIZES]) == sorted(row[0] for row in ROWS if row[2] == "here")
 
 
 def test_keep_is_a_remedy_for_kernels_that_cannot_change() -> None:
