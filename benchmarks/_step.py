@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from benchmarks._timing import WARM_UP, Step
 
+Networks = Mapping[str, tuple[nn.Module, int]]
+"""Name -> network and the size of its images."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -83,6 +85,17 @@ def loss_of(
     ):
         output = forward(images)
         return F.cross_entropy(output if isinstance(output, Tensor) else output[0], labels)
+
+
+def compared(
+    target: nn.Module, pretrain: nn.Module, sizes: tuple[int, int], settings: Settings
+) -> Networks:
+    """Both on the device, and between them progressive resizing, if the target can do that."""
+    target_size, pretrain_size = sizes
+    networks = {"target": (placed(target, settings), target_size)}
+    if accepts(target, pretrain_size, settings):
+        networks["progressive"] = target, pretrain_size
+    return networks | {"pretrain": (placed(pretrain, settings), pretrain_size)}
 
 
 def accepts(network: nn.Module, size: int, settings: Settings) -> bool:

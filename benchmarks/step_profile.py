@@ -26,7 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import fxscale
 from benchmarks._env import environment
-from benchmarks._step import DTYPES, Settings, accepts, placed, training_step
+from benchmarks._step import DTYPES, Settings, compared, training_step
 from benchmarks._table import bullet_list, markdown_table, write_results
 from benchmarks._timing import Step, alternating_medians
 from benchmarks.step_time import SIZES
@@ -113,10 +113,7 @@ def measure(name: str, settings: Settings) -> dict[str, Profile]:
     target_size, pretrain_size = SIZES[name]
     target = create(name)
     pretrain = fxscale.downscale(target, pretrain_size, target_size=target_size)
-    networks = {"target": (placed(target, settings), target_size)}
-    if accepts(target, pretrain_size, settings):
-        networks["progressive"] = target, pretrain_size
-    networks["pretrain"] = placed(pretrain, settings), pretrain_size
+    networks = compared(target, pretrain, (target_size, pretrain_size), settings)
     steps = {key: training_step(*network, settings) for key, network in networks.items()}
     medians = alternating_medians(steps, repeats=settings.repeats, device=settings.device)
     return {

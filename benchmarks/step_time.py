@@ -35,7 +35,7 @@ import fxscale
 from benchmarks._env import environment
 from benchmarks._loop import Loops
 from benchmarks._memory import NOTE, largest_batch, step_memory
-from benchmarks._step import DTYPES, Settings, accepts, placed, training_step
+from benchmarks._step import DTYPES, Networks, Settings, compared, training_step
 from benchmarks._step_time_report import EQUAL_MEMORY, StepTimes, equal_memory_table, table
 from benchmarks._table import bullet_list, write_results
 from benchmarks._timing import Step, alternating_medians
@@ -50,8 +50,6 @@ SIZES = {
     "torchvision/resnet50": (224, 160),
 }
 MemoryFigures = Literal["equal", "step", "none"]
-Networks = Mapping[str, tuple[nn.Module, int]]
-"""Name -> network and the size of its images."""
 
 
 def measure(
@@ -66,10 +64,7 @@ def measure(
 ) -> StepTimes:
     """A network `(N, 3, S, S) -> (N, classes)` and its pre-train network, by steps or by loops."""
     pretrain = fxscale.downscale(target, pretrain_size, target_size=target_size)
-    networks = {"target": (placed(target, settings), target_size)}
-    if accepts(target, pretrain_size, settings):
-        networks["progressive"] = target, pretrain_size
-    networks["pretrain"] = placed(pretrain, settings), pretrain_size
+    networks = compared(target, pretrain, (target_size, pretrain_size), settings)
 
     # Before anything is timed: a step that is timed stays on the device.
     taken: dict[str, float] = {}

@@ -97,6 +97,23 @@ def test_command_line(
     assert "Memory is counted" in printed
 
 
+@pytest.mark.parametrize(("memory", "measured"), [("step", 3), ("none", 0)])
+def test_memory_may_be_left_out(
+    memory: str,
+    measured: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    content = run(tmp_path, monkeypatch, "--memory", memory)
+
+    assert len(content["steps"][0]["memory"]) == measured
+    assert content["steps"][0]["batches"] == content["steps"][0]["equal_memory_seconds"] == {}
+    printed = capsys.readouterr().out
+    assert ("Memory is counted" in printed) == bool(measured)
+    assert "At equal memory" not in printed
+
+
 def test_loops_over_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
