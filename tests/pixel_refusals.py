@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from tests.refusal_cases import Case, body
+from tests.passes.test_distances import Attention, by_pads
+from tests.refusal_cases import Build, Case, body
 
 
 def into_channels(m: Any, x: Tensor) -> Any:
@@ -68,7 +70,35 @@ class Unused(nn.Module):
         return 2 * x
 
 
+def relative(logits: Callable[[Any, Tensor], Tensor]) -> Build:
+    """Attention within rows; `logits` makes those of relative positions of the queries."""
+
+    def attend(m: Any, x: Tensor) -> Tensor:
+        queries = x.permute(0, 2, 3, 1)
+        weights = (logits(m, queries) + queries @ queries.mT).softmax(-1)
+        return (weights @ queries).permute(0, 3, 1, 2)
+
+    return lambda: Attention(attend)
+
+
+def smoothed(entries: Tensor) -> Tensor:
+    return entries + F.avg_pool1d(entries.flatten(1, 2), 3, 1, 1).view_as(entries)
+
+
 PIXELS: dict[str, Case] = {
+    "… reads relative positions, but not the distances between the pixels of two feature maps out "
+    "of a table": Case(
+        relative(lambda m, queries: by_pads(F.linear(queries, m.across))),
+        relative(lambda m, queries: by_pads(queries @ m.across.mT)),
+    ),
+    "turns distances round": Case(
+        relative(lambda m, queries: by_pads((queries @ m.across.mT).flip(-1))),
+        relative(lambda m, queries: by_pads(queries @ m.across.flip(0).mT)),
+    ),
+    "… runs over the distances of a table of relative positions": Case(
+        relative(lambda m, queries: by_pads(smoothed(queries @ m.across.mT))),
+        relative(lambda m, queries: by_pads(queries @ m.across.mT)),
+    ),
     "runs over a dimension that is not one spatial axis": Case(
         body(
             lambda m, x: deformed(m, x.flatten(2)[:, :, None], m.off(x).flatten(2)[:, :, None]),

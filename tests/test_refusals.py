@@ -313,6 +313,7 @@ FILES = (
     "networks.py",
     "functional.py",
     "test_carried_state.py",
+    "test_distances.py",
     "deform_conv.py",  # torchvision's, the innermost code that is not torch's
 )
 WITHOUT_A_PLACE = (
