@@ -150,6 +150,13 @@ class ConvPlan:
         return _ratio(self.target_macs, self.pretrain_macs)
 
     @property
+    def activations(self) -> tuple[int, int]:
+        """Elements of its outputs per sample, over all calls, target and pre-train."""
+        target = sum(prod(call.target_output) for call in self.calls)
+        pretrain = sum(prod(call.pretrain_output) for call in self.calls)
+        return self.out_channels * target, self.out_channels * pretrain
+
+    @property
     def eq4_bounds(self) -> Bounds:
         """Where Eq. 4 expects `pretrain_macs`: above `M / s^4`, at most `M / s^2`.
 
@@ -284,6 +291,22 @@ class ScalePlan:
         and small kernels use hardware less well, so that the measured speed-up is usually smaller.
         """
         return _ratio(self.target_macs, self.pretrain_macs)
+
+    @property
+    def activations(self) -> tuple[int, int]:
+        """Elements of the outputs of all convolutions per sample, target and pre-train.
+
+        What a step moves through memory goes with them (Radosavovic et al., Designing Network
+        Design Spaces, 2020, section 4). Where that takes the time, as on GPUs in half precision,
+        their ratio is nearer to the speed-up than that of the MACs.
+        """
+        counts = [conv.activations for conv in self.convs]
+        return sum(target for target, _ in counts), sum(pretrain for _, pretrain in counts)
+
+    @property
+    def activation_ratio(self) -> float:
+        """Of the target's activations to the pre-train network's."""
+        return _ratio(*self.activations)
 
     @property
     def predicted_speed_up(self) -> float:

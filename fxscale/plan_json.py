@@ -32,6 +32,7 @@ def plan_to_json(plan: ScalePlan) -> str:
         "pretrain_macs": plan.pretrain_macs,
         "progressive_resizing_macs": plan.progressive_resizing_macs,
         "mac_ratio": plan.mac_ratio,
+        "activation_ratio": plan.activation_ratio,
         "max_drift": plan.max_drift,
     }
     lines = []

@@ -149,6 +149,7 @@ def _summary(plan: ScalePlan) -> Table:
         "  resizing alone",
         f"{_compare(plan.target_macs, plan.progressive_resizing_macs)} (the target's kernels)",
     )
+    add("activations", f"{_compare(*plan.activations)} (outputs of convolutions)")
     return table
 
 

@@ -53,6 +53,16 @@ def test_progressive_resizing_shrinks_every_map_but_those_after_global_pooling()
 def test_a_convolution_that_is_never_called_costs_nothing() -> None:
     unused = conv("spare", (8, 8), (3, 2), (14, 10), calls=0)
     assert (unused.target_macs, unused.pretrain_macs, unused.mac_ratio) == (0, 0, 1.0)
+    assert unused.activations == (0, 0)
+
+
+def test_activations_are_the_outputs_of_convolutions() -> None:
+    convs = conv("a", (3, 8), (3, 2), (14, 10), calls=2), conv("b", (8, 4), (1, 1), (7, 5))
+    found = plan(*convs)
+    assert found.activations == (2 * 8 * 14**2 + 4 * 7**2, 2 * 8 * 10**2 + 4 * 5**2)
+    assert found.activation_ratio == 1.96
+    up = conv("up", (8, 4), (3, 2), (28, 20), inputs=(14, 10), stride=2, transposed=True)
+    assert up.activations == (4 * 28**2, 4 * 20**2)
 
 
 def test_a_1x1_convolution_on_a_smaller_map_saves_more_than_eq4_says() -> None:

@@ -30,6 +30,7 @@ def test_the_document_is_ascii_and_ends_with_a_summary() -> None:
     summary = json.loads(text)["summary"]
     assert summary["mac_ratio"] == SAMPLE.mac_ratio
     assert summary["target_macs"] == SAMPLE.target_macs
+    assert summary["activation_ratio"] == SAMPLE.activation_ratio
 
 
 def test_the_summary_may_be_absent() -> None:
