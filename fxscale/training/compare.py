@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from fxscale.errors import CheckpointError, FxscaleError, SizeError
 from fxscale.files import written_whole
 from fxscale.training import models
-from fxscale.training.devices import launch
+from fxscale.training.devices import gpu_name, launch
 from fxscale.training.history import History
 from fxscale.training.observers import TrainingObserver
 from fxscale.training.pictures import Source, open_source
@@ -72,13 +72,15 @@ _NAMES: dict[Kind, str] = {
 class Comparison:
     """Variants, the target alone first, each with one history per seed, in the same order.
 
-    `left_out` says why variants that were chosen are not among them.
+    `left_out` says why variants that were chosen are not among them. `gpu` names the device that
+    trained them, `None` where it was a CPU.
     """
 
     variants: tuple[Variant, ...]
     histories: tuple[tuple[History, ...], ...]
     data: str
     left_out: tuple[str, ...] = ()
+    gpu: str | None = None
 
     @property
     def target(self) -> tuple[History, ...]:
@@ -226,6 +228,7 @@ def compare(
         tuple(map(tuple, histories.values())),
         source.name,
         left_out,
+        gpu_name(fabric),
     )
 
 

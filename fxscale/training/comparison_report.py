@@ -64,7 +64,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
             "torch": torch.__version__,
             "processor": platform.processor() or platform.machine(),
             "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "gpu": comparison.gpu,
         },
         "data": comparison.data,
         "seeds": list(comparison.seeds),

@@ -111,6 +111,11 @@ def send_buffers(fabric: Fabric, buffers: list[Tensor]) -> None:
             dist.broadcast(buffer, src=0)
 
 
+def gpu_name(fabric: Fabric) -> str | None:
+    """Of the GPU that this process trains on, if it is one."""
+    return torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else None
+
+
 def now(fabric: Fabric) -> float:
     """Seconds on the monotonic clock, once the device has done what it was given."""
     if fabric.device.type == "cuda":

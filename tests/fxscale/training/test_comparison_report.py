@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from matplotlib.axes import Axes
 
 from fxscale.training.compare import Comparison, variants
@@ -128,6 +129,21 @@ def test_a_longer_run_does_not_save_a_negative_time() -> None:
     row = rows(comparison())[3]
     assert saving(row, 1) == "33.3 ± 0.0 % less time"
     assert saving(replace(row, saved=(-0.1, -0.05)), 0) == "8 ± 4 % more time"
+
+
+@pytest.mark.parametrize("gpu", [None, "NVIDIA H100"])
+def test_the_device_is_the_one_that_trained(
+    gpu: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine with a GPU, which may not have been used."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA H100")
+
+    page = write_report(replace(comparison(), gpu=gpu), tmp_path).read_text(encoding="utf-8")
+
+    assert ("NVIDIA H100, " in page) == (gpu is not None)
+    machine = json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"))["machine"]
+    assert machine["gpu"] == gpu
 
 
 def test_what_is_left_out_is_said(tmp_path: Path) -> None:
