@@ -212,6 +212,8 @@ def _write(result: DemoResult, recipe: Recipe, images: ImageSet) -> None:
         "torch": torch.__version__,
         "machine": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
+        # The trainer takes a GPU where there is one.
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "images": {
             "name": images.name,
             "train": len(images.train_labels),

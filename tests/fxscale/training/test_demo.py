@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -50,6 +51,7 @@ def test_demo_writes_what_it_measured(small: None, tmp_path: Path) -> None:
     assert tuple(runs) == (*result.target, *result.scaled)
     assert [run.seed for run in runs] == [5, 6, 5, 6]
     assert content["transition_after_epoch"] == 1
+    assert (content["gpu"] is not None) == torch.cuda.is_available()
     for run in result.scaled:
         assert [record.phase for record in run.records] == ["pre-train", *["target"] * 3]
         assert [record.size for record in run.records] == [40, 56, 56, 56]
