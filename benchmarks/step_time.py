@@ -134,10 +134,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "dtype": options.dtype,
         "channels_last": str(settings.channels_last),
         "torch.compile": str(settings.compiled),
-        "CUDA graph": str(settings.graphed),
-        "autotuned kernels": str(options.autotune),
         "rounds": str(settings.repeats),
     }
+    if settings.device.type == "cuda":
+        facts |= {
+            "CUDA graph": str(settings.graphed),
+            "autotuned kernels": str(options.autotune),
+        }
     loops, title = None, "One training step"
     if options.loop:
         source = open_source(options.data)
