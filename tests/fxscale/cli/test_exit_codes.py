@@ -190,7 +190,11 @@ def test_ctrl_c_exits_with_130(tmp_path: Path) -> None:
     (tmp_path / "m.py").write_text(
         "import time\ndef slow():\n    open('begun', 'w').close()\n    time.sleep(60)\n"
     )
-    code = "import sys; from fxscale.cli.app import main; sys.argv[0] = 'fxscale'; main()"
+    code = (
+        "import signal, sys; from fxscale.cli.app import main; sys.argv[0] = 'fxscale'\n"
+        # Ignored, if a shell started the tests in the background.
+        "signal.signal(signal.SIGINT, signal.default_int_handler); main()"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", code, "plan", "m.py:slow"], cwd=tmp_path, stderr=subprocess.PIPE
     )
