@@ -77,14 +77,13 @@ def counted(network: nn.Module, size: int, settings: Settings) -> int:
 
 def _measured(network: nn.Module, size: int, settings: Settings) -> float:
     device = settings.device
+    settings = replace(settings, graphed=False)  # a graph's memory lies in a pool of its own, whole
     gc.collect()
     torch.cuda.empty_cache()
     if settings.compiled:
         torch.compiler.reset()  # so many batch sizes would be too many for its cache
     before = torch.cuda.memory_allocated(device)
     try:
-        # What a graph takes lies in a pool of its own, whole.
-        settings = replace(settings, graphed=False)
         step = training_step(placed(deepcopy(network), settings), size, settings)
         step()  # makes the optimizer's state, and chooses kernels
         torch.cuda.reset_peak_memory_stats(device)
@@ -95,10 +94,7 @@ def _measured(network: nn.Module, size: int, settings: Settings) -> float:
 
 
 def largest_batch(network: nn.Module, size: int, settings: Settings, budget: float) -> int:
-    """The most images a step of which takes no more than `budget` bytes; 0 if one is too many.
-
-    To within a hundredth: every size that is tried is a step of its own.
-    """
+    """The most images a step of which takes no more than `budget` bytes; 0 if one is too many."""
     return _largest(
         lambda count: step_memory(network, size, replace(settings, batch_size=count)),
         settings.batch_size,
@@ -111,7 +107,7 @@ def _largest(memory: Callable[[int], float], start: int, budget: float) -> int:
     low, low_bytes, high = 0, 0.0, start
     while (high_bytes := memory(high)) <= budget:
         low, low_bytes, high = high, high_bytes, 2 * high
-    while high - low > max(1, low // 100):
+    while high - low > 1:
         share = (budget - low_bytes) / (high_bytes - low_bytes) if isfinite(high_bytes) else 0.5
         middle = min(max(low + int(share * (high - low)), low + 1), high - 1)
         middle_bytes = memory(middle)

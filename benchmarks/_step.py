@@ -60,7 +60,7 @@ def training_step(network: nn.Module, size: int, settings: Settings) -> Step:
 
 def _graphed(step: Step) -> Step:
     """The step, replayed from a CUDA graph: https://docs.pytorch.org/docs/stable/notes/cuda.html."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # of torch
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(WARM_UP):

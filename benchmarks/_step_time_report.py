@@ -44,7 +44,8 @@ class StepTimes:
 
     **Attributes:**
 
-    - `seconds`: median time of one step; `memory`: bytes that it takes.
+    - `seconds`: median time of one step; `memory`: bytes that it takes; this and what follows is
+      empty where it was not measured.
     - `batches`: the most images a step whose memory is the target's at the batch size of `seconds`;
       `equal_memory_seconds`: median time of one step of so many.
     """
@@ -73,7 +74,7 @@ def table(results: Sequence[StepTimes]) -> str:
     rows = []
     for r in results:
         target, progressive, pretrain = map(r.seconds.get, NETWORKS)
-        memory = {name: r.memory[name] / r.memory["target"] for name in r.memory}
+        memory = {name: value / r.memory["target"] for name, value in r.memory.items()}
         rows.append(
             [
                 r.model,

@@ -21,7 +21,6 @@ from operator import itemgetter
 from pathlib import Path
 
 import torch
-from torch.autograd import DeviceType  # type: ignore[attr-defined]  # it is there, but not by name
 from torch.profiler import ProfilerActivity, profile
 
 import fxscale
@@ -47,7 +46,6 @@ OTHER = "other"
 COMPILED = "kernels of no operator"
 """Those that `torch.compile` made, mostly: BatchNorm, activations, additions and copies in one."""
 SHOWN = 10
-WARM_UP = 3
 
 
 @dataclass(frozen=True)
@@ -72,11 +70,9 @@ def kind_of(operator: str) -> str:
 
 
 def profiled(step: Step, seconds: float, device: torch.device, steps: int) -> Profile:
-    """The mean of `steps` steps; `seconds` is what one takes without the profiler."""
+    """The mean of `steps` steps of one that has run; without the profiler it takes `seconds`."""
     on_device = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_device else [])]
-    for _ in range(WARM_UP):
-        step()
     with profile(activities=activities, record_shapes=True, acc_events=True) as record:
         for _ in range(steps):
             step()
@@ -87,11 +83,11 @@ def profiled(step: Step, seconds: float, device: torch.device, steps: int) -> Pr
     kernels = 0.0
     for event in record.key_averages(group_by_input_shape=True):
         time = event.self_device_time_total if on_device else event.self_cpu_time_total
-        if event.device_type == DeviceType.CUDA and not event.is_user_annotation:
-            kernels += 1e-3 * time / steps
+        milliseconds = 1e-3 * time / steps
+        if event.device_type.name == "CUDA" and not event.is_user_annotation:
+            kernels += milliseconds
         if not event.key.startswith("aten::"):
             continue  # kernels come again under the operator that launched them
-        milliseconds = 1e-3 * time / steps
         kind = kind_of(event.key)
         kinds[kind] += milliseconds
         if kind.startswith("convolution"):

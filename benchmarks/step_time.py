@@ -11,8 +11,8 @@ target network on the pre-train network's small images; a network with a fully c
 of fixed size cannot do that, and the table has a dash. *MAC ratio* is that of the
 multiply-accumulates of target and pre-train network, the speed-up if arithmetic were all, and the
 column after it the share of it that was reached. Memory is that of one step, as a share of the
-target's. The second table has the batch sizes, to within a hundredth, at which all three take the
-memory of the target's step, and the throughput then. `--memory step` leaves it out and `--memory
+target's. The second table has the batch sizes at which all three take the memory of the target's
+step, and the throughput then. `--memory step` leaves it out and `--memory
 none` both, where every size that is tried has to be compiled first. With `--graphed` the steps are
 replayed from CUDA graphs, so that the device never waits for Python: of a network whose kernels are
 short, a step by itself takes as long as it takes to launch them. Results are written after every

@@ -13,6 +13,8 @@ from torchvision.ops import deform_conv2d
 from tests.passes.test_distances import Attention, by_pads
 from tests.refusal_cases import Build, Case, body
 
+IMAGE = (12, 12)
+
 
 def into_channels(m: Any, x: Tensor) -> Any:
     """Blocks of 4 x 4 pixels become channels, so that there are 4 whatever the input size."""
@@ -112,7 +114,7 @@ PIXELS: dict[str, Case] = {
         ),
     ),
     "its sizes are one computed value": Case(
-        body(lambda m, x: x + over_pixels(x, x.shape[:2] + (12, 12))),  # noqa: RUF005  one value
+        body(lambda m, x: x + over_pixels(x, x.shape[:2] + IMAGE)),
         body(lambda m, x: x + over_pixels(x, (-1, -1, 12, 12))),
     ),
     "looks up a table at places that … changes in place": Case(

@@ -27,7 +27,7 @@ from tests.refusal_cases import (
     Case,
     body,
 )
-from tests.size_refusals import SIZES, SMALLEST
+from tests.size_refusals import SIZES
 
 PAGE = (ROOT / "docs" / "refusals.md").read_text(encoding="utf-8")
 ROWS = [
@@ -360,12 +360,12 @@ def test_a_size_that_is_refused_sends_to_one_that_works(reason: str) -> None:
     case = SIZES[reason]
     options = {"input_size": 8, "target_size": 12, **case.options}
     with pytest.raises(SizeError, match=".*".join(map(re.escape, reason.split("…")))) as caught:
-        fxscale.downscale(case.network(), **options)
+        fxscale.downscale(case.refused(), **options)
     remedy = dict(case.remedy)
-    if remedy.get("input_size") == SMALLEST:
+    if remedy.get("input_size") == NAMED:
         remedy["input_size"] = int(str(caught.value).rpartition("that works is ")[2])
         assert remedy["input_size"] > options["input_size"]
-    assert fxscale.downscale(case.network(), **{**options, **remedy})
+    assert fxscale.downscale(case.refused(), **{**options, **remedy})
 
 
 def test_the_page_marks_the_remedies_that_are_tested() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -23,12 +23,16 @@ import fxscale
 from fxscale.errors import FxscaleError
 from fxscale.files import written_whole
 from fxscale.training.data import Augmentation, ImageSet, noisy_digits
+from fxscale.training.devices import gpu_name
 from fxscale.training.extra import require
-from fxscale.training.loop import Change, EpochRecord, Observer, Trainer
+from fxscale.training.loop import Change, EpochRecord, Observer, Trainer, single_device
 from fxscale.training.networks import SmallResNet
 from fxscale.training.recipe import Recipe
 from fxscale.training.report import comparison_table
 from fxscale.training.runs import Run
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 TARGET_SIZE = 56
 PRETRAIN_SIZE = 40  # 7/5, the ratio of the 7×7 stem and its 5×5 pre-train kernel, as 224 and 160
@@ -105,6 +109,7 @@ def run_demo(
         raise FxscaleError(f"cannot write to {folder}: {error.strerror}. Give a folder") from error
     console = console or Console()
 
+    fabric = single_device()
     images = noisy_digits(TARGET_SIZE)
     console.print(
         f"[bold]{images.name}[/bold]: {len(images.train_labels)} to train on, "
@@ -124,8 +129,8 @@ def run_demo(
         for number in range(seed, seed + seeds):
             # The runs take turns, epoch by epoch: other load on the machine slows both alike.
             turns = zip(
-                _target_alone(images, recipe, number, progress),
-                _pretrain_first(images, recipe, number, progress),
+                _target_alone(images, recipe, number, progress, fabric),
+                _pretrain_first(images, recipe, number, progress, fabric),
                 strict=True,
             )
             *_, (alone, first) = turns
@@ -134,15 +139,17 @@ def run_demo(
 
     picture, figures = folder / "demo.png", folder / "demo.json"
     result = DemoResult(tuple(target), tuple(scaled), picture, figures)
-    _write(result, recipe, images)
+    _write(result, recipe, images, gpu_name(fabric))
     console.print(comparison_table(result.target, result.scaled))
     console.print(f"Picture: {picture}\nFigures behind it: {figures}")
     return result
 
 
-def _target_alone(images: ImageSet, recipe: Recipe, seed: int, progress: Progress) -> Iterator[Run]:
+def _target_alone(
+    images: ImageSet, recipe: Recipe, seed: int, progress: Progress, fabric: Fabric
+) -> Iterator[Run]:
     """The run so far, after every epoch."""
-    trainer = _trainer(images, recipe, seed, progress, TARGET_RUN)
+    trainer = _trainer(images, recipe, seed, progress, TARGET_RUN, fabric)
     stage = trainer.stage("target", target_network(seed), TARGET_SIZE)
     records: list[EpochRecord] = []
     for epoch in range(recipe.epochs):
@@ -151,10 +158,10 @@ def _target_alone(images: ImageSet, recipe: Recipe, seed: int, progress: Progres
 
 
 def _pretrain_first(
-    images: ImageSet, recipe: Recipe, seed: int, progress: Progress
+    images: ImageSet, recipe: Recipe, seed: int, progress: Progress, fabric: Fabric
 ) -> Iterator[Run]:
     """The run so far, after every epoch."""
-    trainer = _trainer(images, recipe, seed, progress, SCALED_RUN)
+    trainer = _trainer(images, recipe, seed, progress, SCALED_RUN, fabric)
     target = target_network(seed)
     pretrain = fxscale.downscale(target, PRETRAIN_SIZE, target_size=TARGET_SIZE)
     stage = trainer.stage("pre-train", pretrain, PRETRAIN_SIZE)
@@ -187,17 +194,22 @@ class _Bar(Observer):
 
 
 def _trainer(
-    images: ImageSet, recipe: Recipe, seed: int, progress: Progress, title: str
+    images: ImageSet, recipe: Recipe, seed: int, progress: Progress, title: str, fabric: Fabric
 ) -> Trainer:
     bar = _Bar(progress, f"seed {seed} · {title}")
     trainer = Trainer(
-        images, recipe, seed=seed, augmentation=Augmentation(shift=1 / 16), observer=bar
+        images,
+        recipe,
+        seed=seed,
+        augmentation=Augmentation(shift=1 / 16),
+        fabric=fabric,
+        observer=bar,
     )
     progress.update(bar.task, total=recipe.epochs * trainer.steps_per_epoch)
     return trainer
 
 
-def _write(result: DemoResult, recipe: Recipe, images: ImageSet) -> None:
+def _write(result: DemoResult, recipe: Recipe, images: ImageSet, gpu: str | None) -> None:
     from fxscale.training.plots import plot_comparison
 
     plot_comparison(
@@ -212,8 +224,7 @@ def _write(result: DemoResult, recipe: Recipe, images: ImageSet) -> None:
         "torch": torch.__version__,
         "machine": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
-        # The trainer takes a GPU where there is one.
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": gpu,
         "images": {
             "name": images.name,
             "train": len(images.train_labels),

@@ -54,9 +54,7 @@ def test_the_largest_batch_is_found(start: int, expected: int) -> None:
         # More than a device has, not in proportion, and a step with every 8 images.
         return float("inf") if count > 400 else 1000 + 10 * count + count // 8
 
-    found = _largest(memory, start, memory(expected) + 5)
-
-    assert 0 <= expected - found < max(1, found / 100)
+    assert _largest(memory, start, memory(expected) + 5) == expected
     assert len(asked) < 20
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from fxscale.training import SmallResNet
 from fxscale.training.pictures import open_source
 from tests.benchmarks.tiny_images import write_images
 
+Run = Callable[..., tuple[dict[str, Any], str]]
 CPU = Settings(torch.device("cpu"), batch_size=2, repeats=1)
 
 
@@ -80,51 +82,48 @@ def test_tables_give_ratios() -> None:
     ]
 
 
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command line on a small network: what it writes, and what it prints."""
+    monkeypatch.setattr(step_time, "create", lambda name: SmallResNet(3, 5, widths=(8, 16)))
+
+    def main(*more: str) -> tuple[dict[str, Any], str]:
+        step_time.main(
+            ["--models", "small", "--sizes", "64", "44", "--batch-size", "2", "--repeats", "1",
+             "--device", "cpu", "--output", str(tmp_path), *more]
+        )  # fmt: skip
+        return json.loads((tmp_path / "step_time.json").read_text()), capsys.readouterr().out
+
+    return main
+
+
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_command_line(
-    dtype: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    content = run(tmp_path, monkeypatch, "--dtype", dtype)
+def test_command_line(dtype: str, run: Run) -> None:
+    content, printed = run("--dtype", dtype)
 
     assert content["settings"]["dtype"] == dtype
     assert [step["model"] for step in content["steps"]] == ["small"]
-    printed = capsys.readouterr().out
     assert "# One training step\n" in printed
     assert "| small | 64 / 44 |" in printed
     assert "Memory is counted" in printed
 
 
 @pytest.mark.parametrize(("memory", "measured"), [("step", 3), ("none", 0)])
-def test_memory_may_be_left_out(
-    memory: str,
-    measured: int,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    content = run(tmp_path, monkeypatch, "--memory", memory)
+def test_memory_may_be_left_out(memory: str, measured: int, run: Run) -> None:
+    content, printed = run("--memory", memory)
 
     assert len(content["steps"][0]["memory"]) == measured
     assert content["steps"][0]["batches"] == content["steps"][0]["equal_memory_seconds"] == {}
-    printed = capsys.readouterr().out
     assert ("Memory is counted" in printed) == bool(measured)
     assert "At equal memory" not in printed
 
 
-def test_loops_over_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    content = run(
-        tmp_path, monkeypatch,
-        "--loop", "--data", str(write_images(tmp_path)), "--loop-steps", "1",
-    )  # fmt: skip
+def test_loops_over_files(tmp_path: Path, run: Run) -> None:
+    content, printed = run("--loop", "--data", str(write_images(tmp_path)), "--loop-steps", "1")
 
     assert content["settings"]["images"] == "images, 16 to train on"
     assert list(content["steps"][0]["seconds"]) == ["target", "progressive", "pretrain"]
-    assert "# One training step of the whole loop" in capsys.readouterr().out
+    assert "# One training step of the whole loop" in printed
 
 
 def test_a_loop_needs_as_many_images_as_it_has_steps(tmp_path: Path) -> None:
@@ -132,13 +131,3 @@ def test_a_loop_needs_as_many_images_as_it_has_steps(tmp_path: Path) -> None:
 
     with pytest.raises(FxscaleError, match="16 images to train on are fewer than 9 batches of 2"):
         measure("small", SmallResNet(3, 5, widths=(8, 16)), 64, 44, CPU, loops)
-
-
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> dict[str, Any]:
-    monkeypatch.setattr(step_time, "create", lambda name: SmallResNet(3, 5, widths=(8, 16)))
-    step_time.main(
-        ["--models", "small", "--sizes", "64", "44", "--batch-size", "2", "--repeats", "1",
-         "--device", "cpu", "--output", str(tmp_path), *more]
-    )  # fmt: skip
-    content: dict[str, Any] = json.loads((tmp_path / "step_time.json").read_text())
-    return content

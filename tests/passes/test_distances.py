@@ -174,7 +174,8 @@ def one_row_each(m: Any, x: Tensor) -> Tensor:
 
 
 def test_distances_without_keys_are_refused() -> None:
-    with pytest.raises(fxscale.UnsupportedModelError, match="relative positions, but not the dist"):
+    reason = "reads relative positions, but not the distances"
+    with pytest.raises(fxscale.UnsupportedModelError, match=reason):
         fxscale.downscale(Attention(one_row_each), SMALL, target_size=LARGE)
 
 
