@@ -15,7 +15,7 @@ MEBIBYTE = 2**20
 
 
 def test_measures_total_and_passes() -> None:
-    times = measure("small", SmallResNet(3, 5, widths=(8, 16)), 44, 64, repeats=1)
+    times = measure("small", SmallResNet(3, 5, widths=(16, 32)), 44, 64, repeats=1)
 
     assert {"trace", "verify"} <= times.passes.keys()
     assert 0 < sum(times.passes.values()) <= times.seconds * 1.01
@@ -44,7 +44,7 @@ def test_table() -> None:
 def test_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(compile_time, "create", lambda name: SmallResNet(3, 5, widths=(8, 16)))
+    monkeypatch.setattr(compile_time, "create", lambda name: SmallResNet(3, 5, widths=(16, 32)))
 
     compile_time.main(
         ["--models", "small", "--sizes", "64", "44", "--repeats", "1", "--output", str(tmp_path)]

@@ -30,13 +30,13 @@ def test_by_hand() -> None:
 
 
 def test_fake_tensors_count_like_real_ones() -> None:
-    network = SmallResNet(3, 5, widths=(8, 16))
+    network = SmallResNet(3, 5, widths=(16, 32))
 
     assert step_memory(network, 32, CPU) == counted(deepcopy(network), 32, CPU)
 
 
 def test_bytes_grow_with_the_images() -> None:
-    network = SmallResNet(3, 5, widths=(8, 16))
+    network = SmallResNet(3, 5, widths=(16, 32))
     budget = step_memory(network, 32, CPU)
 
     assert largest_batch(network, 32, CPU, budget) == 2
@@ -61,7 +61,7 @@ def test_the_largest_batch_is_found(start: int, expected: int) -> None:
 @pytest.mark.gpu
 def test_measured_on_cuda() -> None:
     settings = Settings(torch.device("cuda"), batch_size=8)
-    network = SmallResNet(3, 5, widths=(8, 16))
+    network = SmallResNet(3, 5, widths=(16, 32))
 
     large, small = (step_memory(network, size, settings) for size in (64, 32))
 

@@ -29,7 +29,7 @@ class Untranslatable(nn.Module):
 
 
 def small() -> nn.Module:
-    network = SmallResNet(3, 5, widths=(8, 16), interface=16)
+    network = SmallResNet(3, 5, widths=(16, 32), interface=16)
     network.default_cfg = {"input_size": (3, 64, 64)}
     return network
 

@@ -27,7 +27,7 @@ def test_a_step_trains(dtype: torch.dtype) -> None:
 
 @pytest.mark.gpu
 def test_a_graph_takes_the_same_steps() -> None:
-    network = SmallResNet(3, 5, widths=(8, 16)).cuda()
+    network = SmallResNet(3, 5, widths=(16, 32)).cuda()
     other = deepcopy(network)
     settings = Settings(torch.device("cuda"), batch_size=2)
     torch.manual_seed(0)
@@ -45,7 +45,7 @@ def test_a_graph_takes_the_same_steps() -> None:
 
 
 def test_which_images_are_accepted() -> None:
-    network = SmallResNet(3, 5, widths=(8, 16), interface=16)
+    network = SmallResNet(3, 5, widths=(16, 32), interface=16)
 
     assert accepts(network, 64, CPU)
     assert not accepts(network, 44, CPU)

@@ -18,7 +18,7 @@ def test_command_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def create(name: str) -> SmallResNet:
-        return SmallResNet(3, 5, widths=(8, 16), interface=interface)
+        return SmallResNet(3, 5, widths=(16, 32), interface=interface)
 
     monkeypatch.setattr(step_memory, "create", create)
 

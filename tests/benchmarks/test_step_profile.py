@@ -34,7 +34,7 @@ def test_kinds(operator: str, kind: str) -> None:
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_a_step_is_divided(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_profile, "create", lambda name: SmallResNet(3, 5, widths=(8, 16)))
+    monkeypatch.setattr(step_profile, "create", lambda name: SmallResNet(3, 5, widths=(16, 32)))
     monkeypatch.setitem(step_profile.SIZES, "small", (64, 44))
 
     profiles = measure("small", Settings(torch.device(device), batch_size=2, repeats=2))
@@ -64,7 +64,7 @@ def test_report() -> None:
 
 
 def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_profile, "create", lambda name: SmallResNet(3, 5, widths=(8, 16)))
+    monkeypatch.setattr(step_profile, "create", lambda name: SmallResNet(3, 5, widths=(16, 32)))
     step_profile.main(
         ["--models", "torchvision/resnet34", "--device", "cpu", "--batch-size", "2",
          "--repeats", "1", "--output", str(tmp_path)]

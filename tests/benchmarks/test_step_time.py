@@ -25,7 +25,7 @@ CPU = Settings(torch.device("cpu"), batch_size=2, repeats=1)
 
 
 def test_measures_all_three_networks() -> None:
-    network = SmallResNet(3, 5, widths=(8, 16))
+    network = SmallResNet(3, 5, widths=(16, 32))
 
     times = measure("small", network, 64, 44, CPU)
 
@@ -38,7 +38,7 @@ def test_measures_all_three_networks() -> None:
 
 
 def test_an_interface_has_no_progressive_resizing() -> None:
-    network = SmallResNet(3, 5, widths=(8, 16), interface=16)
+    network = SmallResNet(3, 5, widths=(16, 32), interface=16)
 
     times = measure("small", network, 64, 44, CPU)
 
@@ -50,7 +50,7 @@ def test_a_step_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(step_time, "step_memory", lambda *_: float("inf"))
 
     with pytest.raises(FxscaleError, match="small: a step of 2 images does not fit"):
-        measure("small", SmallResNet(3, 5, widths=(8, 16)), 64, 44, CPU)
+        measure("small", SmallResNet(3, 5, widths=(16, 32)), 64, 44, CPU)
 
 
 def times(with_progressive: bool) -> StepTimes:
@@ -85,7 +85,7 @@ def test_tables_give_ratios() -> None:
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """The command line on a small network: what it writes, and what it prints."""
-    monkeypatch.setattr(step_time, "create", lambda name: SmallResNet(3, 5, widths=(8, 16)))
+    monkeypatch.setattr(step_time, "create", lambda name: SmallResNet(3, 5, widths=(16, 32)))
 
     def main(*more: str) -> tuple[dict[str, Any], str]:
         step_time.main(
@@ -130,4 +130,4 @@ def test_a_loop_needs_as_many_images_as_it_has_steps(tmp_path: Path) -> None:
     loops = Loops(open_source(str(write_images(tmp_path))), 9, 0, CPU)
 
     with pytest.raises(FxscaleError, match="16 images to train on are fewer than 9 batches of 2"):
-        measure("small", SmallResNet(3, 5, widths=(8, 16)), 64, 44, CPU, loops)
+        measure("small", SmallResNet(3, 5, widths=(16, 32)), 64, 44, CPU, loops)

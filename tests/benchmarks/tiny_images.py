@@ -28,5 +28,5 @@ def run_tiny_imagenet(data: Path, output: Path, *more: str) -> None:
         ["--data", str(data), "--output", str(output), "--checkpoints", str(output / "kept"),
          "--seeds", "1", "--epochs", "3", "--milestones", "2", "--transitions", "2", "1",
          "--batch-size", "4", "--classes", "2", "--target-size", "32", "--pretrain-size", "24",
-         "--widths", "8", "16", "--blocks", "1", *more]
+         "--widths", "16", "32", "--blocks", "1", *more]
     )  # fmt: skip

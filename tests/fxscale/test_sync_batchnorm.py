@@ -22,7 +22,7 @@ convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchn
 
 def network() -> nn.Module:
     torch.manual_seed(1)
-    return SmallResNet(3, 5, widths=(8, 16), interface=6)
+    return SmallResNet(3, 5, widths=(16, 32), interface=6)
 
 
 def downscale(model: nn.Module) -> fxscale.PretrainNetwork:

@@ -24,10 +24,10 @@ from torch import nn
 from fxscale.training import SmallResNet
 
 def pooled(num_classes):
-    return SmallResNet(3, num_classes, widths=(8, 16))
+    return SmallResNet(3, num_classes, widths=(16, 32))
 
 def fixed(num_classes):
-    return SmallResNet(3, num_classes, widths=(8, 16), interface=6)
+    return SmallResNet(3, num_classes, widths=(16, 32), interface=6)
 """
 PICTURES = ["accuracy_epochs.png", "accuracy_time.png", "best_time.png"]
 SEEDS = (3, 4)

@@ -35,7 +35,7 @@ class Watched(SmallResNet):
 
 
 def build(num_classes):
-    network = Watched(3, num_classes, widths=(8, 16), interface=6)
+    network = Watched(3, num_classes, widths=(16, 32), interface=6)
     atexit.register(note, "end", network)
     return network
 """

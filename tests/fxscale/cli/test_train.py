@@ -14,7 +14,7 @@ NETWORK = """
 from fxscale.training import SmallResNet
 
 def build(num_classes):
-    return SmallResNet(3, num_classes, widths=(8, 16))
+    return SmallResNet(3, num_classes, widths=(16, 32))
 """
 
 

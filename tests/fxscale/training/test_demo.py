@@ -23,7 +23,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         return noisy_digits(size, train=60, test=30)
 
     def network(seed: int) -> SmallResNet:
-        return SmallResNet(1, 10, widths=(8, 8, 8), interface=7)
+        return SmallResNet(1, 10, widths=(16, 16, 16), interface=7)
 
     monkeypatch.setattr(demo, "noisy_digits", digits)
     monkeypatch.setattr(demo, "target_network", network)

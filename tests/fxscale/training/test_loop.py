@@ -37,7 +37,7 @@ def images() -> ImageSet:
 
 def network() -> SmallResNet:
     torch.manual_seed(5)
-    return SmallResNet(1, 2, widths=(8, 16))
+    return SmallResNet(1, 2, widths=(16, 32))
 
 
 def same(first: nn.Module, second: nn.Module) -> bool:
