@@ -385,7 +385,7 @@ class Annotator:
             refuse_kernel(node, axis)
             if not isinstance(axis, Distances):
                 require_map(node, axis)
-        nearest = has_no_order(operand, self.network.model)
+        nearest = has_no_order(operand, self.network.model, self.origins)
         self.resamplings.append(Resampling(node, operand, dims, nearest))
 
     def substitute(

@@ -15,7 +15,8 @@ from torch.fx.node import Argument
 from torch.nn.utils.parametrizations import _SpectralNorm
 
 from fxscale.contexts import CONTEXT_FUNCTIONS
-from fxscale.passes.feature_maps import feature_map
+from fxscale.passes.feature_maps import FeatureMapMode, Method
+from fxscale.passes.in_place import changes_in_place
 from fxscale.passes.with_blocks import autocast_of
 
 
@@ -34,13 +35,13 @@ def quiet_failures() -> Iterator[None]:
         logger.disabled = was
 
 
-def evaluate_node(node: fx.Node, root: nn.Module, key: str) -> Any:
-    """Compute one node from the values that its arguments keep under `meta[key]`."""
-    with autocast_of(node):
-        return _evaluate_node(node, root, key)
+def evaluate_node(node: fx.Node, root: nn.Module, key: str, mode: FeatureMapMode) -> Any:
+    """Compute one node in `mode` from the values that its arguments keep under `meta[key]`."""
+    with quiet_failures(), autocast_of(node):
+        return _evaluate_node(node, root, key, mode)
 
 
-def _evaluate_node(node: fx.Node, root: nn.Module, key: str) -> Any:
+def _evaluate_node(node: fx.Node, root: nn.Module, key: str, mode: FeatureMapMode) -> Any:
     def load(argument: Argument) -> Any:
         return fx.node.map_arg(argument, lambda n: n.meta[key])
 
@@ -49,10 +50,11 @@ def _evaluate_node(node: fx.Node, root: nn.Module, key: str) -> Any:
         return None  # its effect is on the nodes of its block, which know it
     if node.target is F.batch_norm:
         return kwargs["input"] if "input" in kwargs else args[0]  # see BatchNorm below
-    if node.op == "call_function":
-        return node.target(*args, **kwargs)  # type: ignore[operator]  # of a call_function it is callable
-    if node.op == "call_method":
-        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    if node.op in ("call_function", "call_method"):
+        function: Any = Method(str(node.target)) if node.op == "call_method" else node.target
+        if changes_in_place(node) or function is getattr:
+            return mode.compute(function, *args, **kwargs)
+        return mode.feature_map(function, *args, **kwargs)
     if node.op == "call_module":
         module = root.get_submodule(str(node.target))
         image = args[0] if args else None
@@ -64,7 +66,7 @@ def _evaluate_node(node: fx.Node, root: nn.Module, key: str) -> Any:
             return image  # as it is, but for its amplitude; its buffers are not to be touched
         attributes = dict(vars(module))
         try:
-            return feature_map(module, *args, **kwargs)
+            return mode.feature_map(module, *args, **kwargs)
         finally:
             vars(module).update(attributes)  # a hook writes the weight that it computed
     if node.op == "get_attr":

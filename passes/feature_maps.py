@@ -1,18 +1,29 @@
-"""What a layer of torch.nn makes of a feature map, computed once for every equal layer.
+"""What an operator makes of a feature map, computed once for equal operators on equal feature maps.
 
 A fake operator takes torch about a millisecond, most of a network's compile time. Networks repeat
-their blocks, and each is evaluated in two modes: the same layer on the same feature map, but for
+their blocks, and each is evaluated in two modes: the same operator on the same feature map, but for
 the values, which fake tensors do not have.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils.weak import WeakIdRef
+
+_LITERALS = frozenset(
+    map(type, (None, ..., True, 1, 1.0, "", torch.float32, torch.device("cpu"), torch.strided))
+) | {torch.memory_format}
+"""Types of the arguments that are what they are, whatever tensors stand beside them."""
+
+
+_AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 class FeatureMapMode(FakeTensorMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -26,23 +37,81 @@ class FeatureMapMode(FakeTensorMode):  # type: ignore[no-untyped-call]  # torch 
         super().__init__(allow_non_fake_inputs=True)
         self.feature_maps: WeakValueDictionary[object, Tensor] = WeakValueDictionary()
 
+    def compute(self, operator: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """`operator(*args, **kwargs)` in this mode."""
+        with self:
+            return operator(*args, **kwargs)
 
-def feature_map(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """`layer(*args, **kwargs)`, or the fake tensor that an equal layer gave for an equal one.
+    def feature_map(self, operator: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What `compute` gives, or the fake tensor that it gave for an equal operator and tensors.
 
-    The same fake tensor may so be the value of several nodes: no operator that fxscale knows
-    changes the shape of a tensor in place.
+        `operator` is a layer, a function or a `Method`, and changes none of its arguments' shapes.
+        The same fake tensor may so be the value of several nodes: no operator that fxscale knows
+        changes the shape of a tensor in place.
+        """
+        try:
+            key = _key(operator, args, kwargs)
+        except _UnknownError:
+            return self.compute(operator, *args, **kwargs)
+        known = self.feature_maps.get(key)
+        if known is None:
+            known = self.compute(operator, *args, **kwargs)
+            if isinstance(known, FakeTensor) and known.constant is None:
+                self.feature_maps[key] = known
+        return known
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of a tensor, as the function that takes the tensor first."""
+
+    name: str
+
+    def __call__(self, owner: Any, *args: Any, **kwargs: Any) -> Any:
+        return getattr(owner, self.name)(*args, **kwargs)
+
+
+class _UnknownError(Exception):
+    """An operator, or an argument, of which it is not known on what its result depends."""
+
+
+def _key(operator: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+    """All that decides about shape, strides, dtype, device and gradient of the result."""
+    return (
+        _operator_key(operator, args, kwargs),
+        *map(_facts, args),
+        *((name, _facts(value)) for name, value in kwargs.items()),
+        torch.is_grad_enabled(),
+        *(
+            (device, torch.get_autocast_dtype(device))
+            for device in _AUTOCAST_DEVICES
+            if torch.is_autocast_enabled(device)
+        ),
+    )
+
+
+def _operator_key(
+    operator: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> object:
+    """torch's own functions and methods by themselves, its plain layers by their settings.
+
+    In torch.nn, no layer with a single tensor as output makes it depend on its `training`.
     """
-    mode = getattr(args[0], "fake_mode", None) if len(args) == 1 and not kwargs else None
-    if not (isinstance(mode, FeatureMapMode) and _is_plain(layer)):
-        return layer(*args, **kwargs)
-    key = _key(layer, args[0])
-    known = mode.feature_maps.get(key)
-    if known is None:
-        known = layer(args[0])
-        if isinstance(known, FakeTensor):
-            mode.feature_maps[key] = known
-    return known
+    if isinstance(operator, nn.Module):
+        if len(args) != 1 or kwargs or not _is_plain(operator):
+            raise _UnknownError
+        settings = {
+            name: value
+            for name, value in vars(operator).items()
+            if not name.startswith("_") and name != "training"
+        }
+        return (type(operator), repr(settings), *map(_facts, operator._parameters.values()))
+    if isinstance(operator, Method) and isinstance(args[0], Tensor):
+        return operator.name
+    package = (getattr(operator, "__module__", None) or "").partition(".")[0]
+    if package in ("torch", "_operator"):
+        return operator
+    raise _UnknownError
 
 
 def _is_plain(layer: nn.Module) -> bool:
@@ -59,27 +128,18 @@ def _is_plain(layer: nn.Module) -> bool:
     return of_torch and "forward" not in vars(layer) and not any(parts)
 
 
-def _key(layer: nn.Module, image: Tensor) -> object:
-    """All that decides about shape, strides, dtype, device and gradient of the layer's output.
-
-    In torch.nn, no layer with a single tensor as output makes them depend on its `training`.
-    """
-    settings = {
-        name: value
-        for name, value in vars(layer).items()
-        if not name.startswith("_") and name != "training"
-    }
-    tensors = [*layer._parameters.values(), image]
-    device = image.device.type
-    cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return (
-        type(layer),
-        repr(settings),
-        *(None if tensor is None else _facts(tensor) for tensor in tensors),
-        torch.is_grad_enabled(),
-        torch.get_autocast_dtype(device) if cast else None,
-    )
-
-
-def _facts(tensor: Tensor) -> object:
-    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.requires_grad
+def _facts(value: Any) -> object:
+    """What of an argument decides about the result; the contents of a fake tensor do not."""
+    if isinstance(value, FakeTensor | nn.Parameter):
+        if getattr(value, "constant", None) is not None:
+            raise _UnknownError  # a number whose contents torch keeps
+        return value.shape, value.stride(), value.dtype, value.device, value.requires_grad
+    if isinstance(value, Tensor) and not value.is_inference():
+        return WeakIdRef(value), value._version  # a constant, which may be an index
+    if type(value) in _LITERALS:
+        return type(value), value
+    if isinstance(value, slice):
+        return slice, _facts(value.start), _facts(value.stop), _facts(value.step)
+    if isinstance(value, tuple | list):
+        return (type(value), *map(_facts, value))
+    raise _UnknownError

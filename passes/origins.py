@@ -52,10 +52,11 @@ def holds_tensor(node: fx.Node) -> bool:
     return next(tensors_in(node.meta[VALUE]), None) is not None
 
 
-def has_no_order(node: fx.Node, model: nn.Module) -> bool:
+def has_no_order(node: fx.Node, model: nn.Module, origins: Mapping[fx.Node, Origin]) -> bool:
     """Whether a constant is a mask or an index, between whose values nothing lies.
 
     So are booleans, integers, and what is computed with infinities (`masked_fill(mask, -inf)`).
+    What an image went through before its size was read does not count.
     """
     value = node.meta[VALUE]
     if isinstance(value, torch.Tensor) and not value.is_floating_point():
@@ -67,7 +68,7 @@ def has_no_order(node: fx.Node, model: nn.Module) -> bool:
         if current in seen:
             continue
         seen.add(current)
-        pending += current.all_input_nodes
+        pending += [n for n in current.all_input_nodes if origins[n] is not Origin.IMAGE]
         if current.op == "get_attr" and _holds_infinity(model, str(current.target)):
             return True
         if any(map(_infinite, _literals((current.args, current.kwargs)))):

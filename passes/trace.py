@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
@@ -56,7 +55,7 @@ class TracedNetwork:
     decisions: tuple[Decision, ...]
     modes: Modes
     inputs: InputSpec
-    fake_mode: FakeTensorMode
+    fake_mode: FeatureMapMode
 
     @property
     def modes_agree(self) -> bool:

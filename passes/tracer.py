@@ -24,14 +24,15 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.node import Argument, Target, map_aggregate
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from fxscale.contexts import AutocastState
 from fxscale.passes.calls import CallRecord
-from fxscale.passes.evaluate import evaluate_node, quiet_failures
+from fxscale.passes.evaluate import evaluate_node
+from fxscale.passes.feature_maps import FeatureMapMode
 from fxscale.passes.in_place import INPLACE, changes_in_place
 from fxscale.passes.refusal import SOURCE, calling_line, refusal
 from fxscale.passes.with_blocks import AUTOCAST
@@ -175,7 +176,7 @@ class ValueTracer(fx.Tracer):
 
     def __init__(
         self,
-        fake_mode: FakeTensorMode,
+        fake_mode: FeatureMapMode,
         inputs: dict[str, Any],
         leaves: frozenset[object],
         opaque_types: tuple[type[nn.Module], ...],
@@ -324,8 +325,7 @@ class ValueTracer(fx.Tracer):
         self.check_constants()
         self._evaluating = True
         try:
-            with self.fake_mode, quiet_failures():
-                return evaluate_node(node, self.root, VALUE)
+            return evaluate_node(node, self.root, VALUE, self.fake_mode)
         except Exception as error:  # whatever the operator raises, said with its node
             raise refusal(
                 node,

@@ -17,7 +17,7 @@ from torch import fx
 from fxscale.errors import FxscaleError, UnsupportedModelError
 from fxscale.passes.annotations import divides_the_batch
 from fxscale.passes.axes import AnnotatedNetwork, Lengths, SelfSized, Shape, pretrain_length
-from fxscale.passes.evaluate import evaluate_node, quiet_failures
+from fxscale.passes.evaluate import evaluate_node
 from fxscale.passes.inputs import BATCH
 from fxscale.passes.refusal import refusal
 from fxscale.passes.trace import TracedNetwork
@@ -60,8 +60,7 @@ def _run(
             node.meta[key] = inputs.get(str(node.target), node.meta[VALUE])
             continue
         try:
-            with traced.fake_mode, quiet_failures():
-                node.meta[key] = evaluate_node(node, small, key)
+            node.meta[key] = evaluate_node(node, small, key, traced.fake_mode)
         except FxscaleError:
             raise
         except Exception as error:  # whatever the operator raises, said with its node

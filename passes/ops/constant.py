@@ -45,7 +45,7 @@ def lay_over(call: Call, node: fx.Node, dims: Dims, result: Sequence[Dim]) -> No
 def lay_out(annotator: Annotator, user: fx.Node, node: fx.Node, dims: Dims) -> None:
     """Record that `user` reads the constant `node` laid out over these dimensions."""
     resized = annotator.is_state(node) and not holds_distances(dims)
-    if resized and not has_no_order(node, annotator.network.model):
+    if resized and not has_no_order(node, annotator.network.model, annotator.origins):
         annotator.feature(str(node.target), dims)
     else:
         annotator.resample(user, node, dims)

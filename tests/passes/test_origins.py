@@ -69,7 +69,7 @@ def test_masks_and_indices_have_no_order(
     annotator: Annotator, name: str, *, expected: bool
 ) -> None:
     (node,) = (n for n in annotator.network.graph.nodes if n.name == name)
-    assert has_no_order(node, annotator.network.model) is expected
+    assert has_no_order(node, annotator.network.model, annotator.origins) is expected
 
 
 def test_a_size_of_channels_is_no_size_of_the_image() -> None:
@@ -78,3 +78,14 @@ def test_a_size_of_channels_is_no_size_of_the_image() -> None:
     found.run()
     by_name = {node.name: origin for node, origin in found.origins.items()}
     assert by_name["ones"] is Origin.CONSTANT
+
+
+def test_an_infinity_before_a_size_was_read_says_nothing_of_what_is_made_from_it() -> None:
+    def forward(model: nn.Module, x: Tensor) -> Tensor:
+        return x * torch.ones((x.masked_fill(x > 1, float("-inf")).shape[1], 1, 1))
+
+    network = traced(Around(forward))
+    found = Annotator(network, lay_out_weights(network, skip={}), {})
+    found.run()
+    (ones,) = (node for node in network.graph.nodes if node.target is torch.ones)
+    assert not has_no_order(ones, network.model, found.origins)
