@@ -9,7 +9,7 @@ known; lines that are there are not measured again, so that a run can be stopped
 
 Fresh networks hide mistakes: BatchNorm has mean 0 and variance 1, blocks start as their shortcuts,
 and signals die out on the way. So normalisation weights are drawn anew and BatchNorm statistics
-estimated over random images, before anything is exported. Outcomes:
+estimated over images of all kinds, before anything is exported. Outcomes:
 
 1. `equal`: valid by `onnx.checker`, and torch's outputs within the dtype's tolerance;
 2. `different`: exported, and not equal, with the first diverging layer; must never happen unseen;
@@ -39,6 +39,7 @@ from benchmarks._table import bullet_list, markdown_table
 from fxscale.files import written_whole
 from fxscale.models.registry import create
 from fxscale.onnx import upscale_with_onnx
+from fxscale.onnx.feeds import Input, real_images
 from fxscale.passes.inputs import first_convolution
 
 NETWORKS = ("pretrain", "target")
@@ -112,11 +113,17 @@ def wake(network: nn.Module) -> None:
 
 
 def estimate(network: nn.Module, size: Sequence[int]) -> None:
-    """BatchNorm statistics over noisy and smooth images, so that signals keep their variance."""
+    """BatchNorm statistics over noise, smooth images and the digits that networks are compared on.
+
+    On images of a kind that the statistics do not know, signals grow from block to block, and the
+    rounding errors of torch and of onnxruntime with them.
+    """
     images = torch.randn(image_shape(network, 8, size))
     coarse = torch.randn(image_shape(network, 4, (8, 8)))
     images[::2] = F.interpolate(coarse, size=tuple(size), mode="bilinear")
-    fxscale.reestimate_batchnorm(network, [images])
+    digits = real_images([Input("images", tuple(images.shape), images.dtype)])
+    seen = [images] if digits is None else [images, *digits.tensors]
+    fxscale.reestimate_batchnorm(network, [torch.cat(seen)])
 
 
 def inverse_error(small: nn.Module) -> float:

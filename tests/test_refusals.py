@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import fxscale
 from fxscale.errors import FxscaleError, SizeError, UnsupportedModelError
+from tests.late_refusals import CALLS, LATE
 from tests.passes.networks import Around
 from tests.passes.test_carried_state import Initialised
 from tests.pixel_refusals import PIXELS
@@ -94,20 +95,6 @@ class Spectrum(nn.Module):
 
 @fxscale.register(Spectrum)
 def spectrum(call: Any) -> Any:
-    return call.annotation("input")
-
-
-class Picky(nn.Module):
-    """Takes images of one size alone."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-1] != 12:
-            raise RuntimeError("only 12 pixels")
-        return x
-
-
-@fxscale.register(Picky)
-def picky_layer(call: Any) -> Any:
     return call.annotation("input")
 
 
@@ -305,11 +292,13 @@ CASES: dict[str, Case] = {
     **LAYERS,
     **OPERATORS,
     **KERNELS,
+    **LATE,
 }
 FILES = (
     "test_refusals.py",
     "refusal_cases.py",
     "pixel_refusals.py",
+    "late_refusals.py",
     "networks.py",
     "functional.py",
     "test_carried_state.py",
@@ -368,8 +357,19 @@ def test_a_size_that_is_refused_sends_to_one_that_works(reason: str) -> None:
     assert fxscale.downscale(case.refused(), **{**options, **remedy})
 
 
+@pytest.mark.parametrize("reason", CALLS)
+def test_a_call_that_is_refused_says_which_is_not(reason: str) -> None:
+    case = CALLS[reason]
+    small = fxscale.downscale(case.network(), 8, target_size=12)
+    pattern = ".*".join(map(re.escape, reason.split("…")))
+    with pytest.raises(UnsupportedModelError, match=pattern) as caught:
+        case.refused(small)
+    assert caught.value.remedy
+    case.mended(small)
+
+
 def test_the_page_marks_the_remedies_that_are_tested() -> None:
-    assert sorted([*CASES, *SIZES]) == sorted(row[0] for row in ROWS if row[2] == "here")
+    assert sorted([*CASES, *SIZES, *CALLS]) == sorted(row[0] for row in ROWS if row[2] == "here")
 
 
 def test_keep_is_a_remedy_for_kernels_that_cannot_change() -> None:
@@ -384,11 +384,8 @@ def test_keep_is_a_remedy_for_kernels_that_cannot_change() -> None:
 
 
 def test_what_torch_raises_is_never_bare() -> None:
-    """A network that does not run at its own size, one whose leaf fails at the small one."""
+    """A network that does not run at its own size; `LATE` has one that fails at the small one."""
 
     too_wide = Around(lambda m, x: m.fc(x.flatten(1)), fc=nn.Linear(7, 2))
     with pytest.raises(UnsupportedModelError, match=r"failed at the target size: .*\[2, 576\]"):
         fxscale.downscale(too_wide, 8, target_size=12)
-    picky = Around(lambda m, x: m.picky(x), picky=Picky())
-    with pytest.raises(UnsupportedModelError, match="'picky' fails in the pre-train network: only"):
-        fxscale.downscale(picky, 8, target_size=12)
