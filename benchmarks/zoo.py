@@ -56,8 +56,13 @@ class Journal:
 
 
 def checked(todo: Sequence[str], extent: Extent, workers: int) -> Iterator[Record]:
-    """The record of each model, in the order in which they are done."""
+    """The record of each model, in the order in which they are done.
+
+    Two of the largest side by side may need more memory than there is, and more time than is given:
+    a model whose worker was killed is checked again when all others are done, by itself.
+    """
     context = get_context("spawn")
+    lost = []
     with ProcessPool(workers, max_tasks=MODELS_PER_WORKER, context=context) as pool:
         # Few at a time: the time limit of a model starts when a worker takes it.
         waiting = list(reversed(todo))
@@ -71,7 +76,14 @@ def checked(todo: Sequence[str], extent: Extent, workers: int) -> Iterator[Recor
                 assert isinstance(future, ProcessFuture)
                 name = running.pop(future)
                 error = future.exception()
-                yield future.result() if error is None else _lost(name, error)
+                if error is None:
+                    yield future.result()
+                elif workers > 1:
+                    lost.append(name)
+                else:
+                    yield _lost(name, error)
+    if lost:
+        yield from checked(lost, extent, workers=1)
 
 
 def _lost(name: str, error: BaseException) -> Record:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,33 @@ def test_outputs_have_to_scale_like_the_images() -> None:
     for wrong in ((2, 21, 30, 46), (2, 20, 46, 46), (1, 21, 46, 46), (2, 21, 46)):
         with pytest.raises(WrongNetworkError, match="expected like"):
             compare(large, torch.Size(wrong), [0.72, 0.72])
+
+
+def killed_at_first(name: str, extent: Extent) -> dict[str, Any]:
+    """A check whose worker the system kills, unless another one has been before."""
+    path = Path(name)
+    if path.exists():
+        return {"name": path.name, "status": "ok"}
+    path.touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("still there")
+
+
+def test_models_whose_worker_was_killed_are_checked_again_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zoo, "check", killed_at_first)
+    names = [str(tmp_path / "a"), str(tmp_path / "b")]
+    (tmp_path / "b").touch()
+    records = list(zoo.checked(names, Extent(), workers=2))
+    assert sorted(records, key=lambda r: r["name"]) == [
+        {"name": "a", "status": "ok"},
+        {"name": "b", "status": "ok"},
+    ]
+    (tmp_path / "a").unlink()
+    (alone,) = zoo.checked(names[:1], Extent(), workers=1)
+    assert alone["status"] == "wrong"
+    assert "ProcessExpired" in alone["reason"]
 
 
 def test_a_journal_forgets_what_is_to_be_checked_again(tmp_path: Path) -> None:
