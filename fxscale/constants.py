@@ -31,7 +31,8 @@ def resize_constant(tensor: Tensor, before: Lengths, after: Lengths, nearest: bo
         of a 7x7 map has the shape `(heads, 49, 49)` and `before = ((heads,), (7, 7), (7, 7))`.
         Parts that lie one behind the other are resized on their own: positions of a class token
         and the 7x7 map, `(50, channels)`, have `before = (((1,), (7, 7)), (channels,))`.
-    - `before`, `after`: lengths of the axes of every dimension.
+    - `before`, `after`: lengths of the axes of every dimension. One for which they are equal stays,
+        however long it is: it may count the samples of a batch.
     - `nearest`: take the nearest entry (masks, indices) instead of interpolating linearly. Both
         take the two grids to be half-pixel centred over one interval, as
         `F.interpolate(align_corners=False)` does, without a low-pass filter.
@@ -39,7 +40,7 @@ def resize_constant(tensor: Tensor, before: Lengths, after: Lengths, nearest: bo
     **Returns:** a tensor whose dimension `i` has `product(after[i])` entries, in the same dtype.
     """
     for index, (large, small) in enumerate(zip(before, after, strict=True)):
-        if _is_parts(large) and _is_parts(small):
+        if large != small and _is_parts(large) and _is_parts(small):
             pieces = tensor.split_with_sizes([prod(part) for part in large], dim=index)
             resized = [
                 resize_constant(piece, _at(before, index, p), _at(after, index, q), nearest)
@@ -50,13 +51,17 @@ def resize_constant(tensor: Tensor, before: Lengths, after: Lengths, nearest: bo
 
 
 def _resize(tensor: Tensor, before: Axes, after: Axes, nearest: bool) -> Tensor:
-    flat_before = [n for dim in before for n in dim]
-    flat_after = [n for dim in after for n in dim]
+    pairs = [
+        (large, small) if large != small else ((length,), (length,))
+        for length, large, small in zip(tensor.shape, before, after, strict=True)
+    ]
+    flat_before = [n for large, _ in pairs for n in large]
+    flat_after = [n for _, small in pairs for n in small]
     result = tensor.reshape(flat_before)
     for axis, (n_in, n_out) in enumerate(zip(flat_before, flat_after, strict=True)):
         if n_in != n_out:
             result = _nearest(result, axis, n_out) if nearest else _linear(result, axis, n_out)
-    return result.reshape([prod(dim) for dim in after])
+    return result.reshape([prod(small) for _, small in pairs])
 
 
 def _is_parts(dim: tuple[int, ...] | Axes) -> TypeGuard[Axes]:

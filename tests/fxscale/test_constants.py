@@ -33,6 +33,12 @@ def test_flattened_axes_are_resized_one_by_one() -> None:
     torch.testing.assert_close(got, expected.reshape(3, 18, 5))
 
 
+def test_a_dimension_that_stays_may_have_any_length() -> None:
+    tensor = torch.randn(5, 4)
+    got = resize_constant(tensor, ((2,), (4,)), ((2,), (2,)), False)
+    torch.testing.assert_close(got, tensor.unflatten(1, (2, 2)).mean(2))
+
+
 def test_parts_that_lie_one_behind_the_other_are_resized_on_their_own() -> None:
     tokens = torch.randn(2, 1 + 4 * 6 + 3, 5)
     before, after = ((1,), (4, 6), (3,)), ((1,), (2, 9), (3,))

@@ -69,6 +69,18 @@ def fused_attention(m: OverMap, x: Tensor) -> Tensor:
     return back(F.scaled_dot_product_attention(q, q, q, attn_mask=m.table[:, m.index]), x)
 
 
+def expanded_attention(m: OverMap, x: Tensor) -> Tensor:
+    q, _ = heads(x)
+    bias = m.table[:, m.index].unsqueeze(0).expand(x.shape[0], -1, -1, -1)
+    return back((q @ q.transpose(-2, -1) + bias).softmax(-1) @ q, x)
+
+
+def repeated_attention(m: OverMap, x: Tensor) -> Tensor:
+    q, _ = heads(x)
+    bias = m.table[:, m.index].repeat(x.shape[0], 1, 1, 1)
+    return back((q @ q.transpose(-2, -1) + bias).softmax(-1) @ q, x)
+
+
 def masked_attention(m: OverMap, x: Tensor) -> Tensor:
     q, _ = heads(x)
     blocked = m.blocked.flatten()
@@ -147,6 +159,8 @@ def expected_positions(m: OverMap, x: Tensor) -> Tensor:
 CASES: dict[str, tuple[Body, Body]] = {
     "positions of a class token and pixels": (token_positions, expected_positions),
     "relative position bias": (biased_attention, expected_biased),
+    "bias for every sample, expanded": (expanded_attention, expected_biased),
+    "bias for every sample, repeated": (repeated_attention, expected_biased),
     "bias as attn_mask": (fused_attention, expected_fused),
     "mask of infinities": (masked_attention, expected_masked),
     "arithmetic and permute": (
@@ -166,8 +180,10 @@ CASES: dict[str, tuple[Body, Body]] = {
         lambda m, x: x + small_grid(m) / 2,
     ),
     "coordinates as channels": (
-        lambda m, x: torch.cat([x, (2 * m.grid).permute(0, 3, 1, 2).expand(2, -1, -1, -1)], 1),
-        lambda m, x: torch.cat([x, small_grid(m).expand(2, -1, -1, -1)], 1),
+        lambda m, x: torch.cat(
+            [x, (2 * m.grid).permute(0, 3, 1, 2).expand(x.shape[0], -1, -1, -1)], 1
+        ),
+        lambda m, x: torch.cat([x, small_grid(m).expand(x.shape[0], -1, -1, -1)], 1),
     ),
     "interpolated to a number": (
         lambda m, x: x + F.interpolate(m.grid.permute(0, 3, 1, 2), size=12, mode="nearest"),
@@ -182,10 +198,10 @@ def test_constants_are_laid_over_the_small_map(name: str) -> None:
     model = OverMap(body)
     small = fxscale.downscale(model, 8, target_size=12, kernels={"conv": 3})
     assert small.table.shape == (2, 144)
-    images = torch.randn(2, 3, 8, 8)
     by_hand = OverMap(expected)
     by_hand.load_state_dict(small.state_dict())
-    for mode in (True, False):
+    for mode, batch in ((True, 2), (False, 3), (True, 1)):
+        images = torch.randn(batch, 3, 8, 8)
         torch.testing.assert_close(small.train(mode)(images), by_hand.train(mode)(images))
     model.load_state_dict(fxscale.upscale_state(small))
 
