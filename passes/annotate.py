@@ -48,6 +48,7 @@ from fxscale.passes.axes import (
 )
 from fxscale.passes.axis_checks import refuse_kernel, refuse_meeting, require_map
 from fxscale.passes.concatenations import Concatenations, parts_of
+from fxscale.passes.constant_views import with_target_lengths
 from fxscale.passes.distances import Distances, annotate_read, refuse_open
 from fxscale.passes.laid_constants import Laid, LaidConstants, Place
 from fxscale.passes.literals import substitute_literals
@@ -148,13 +149,18 @@ class Annotator:
                 if found is not None:
                     self.lookups.append(found)
                     origin = Origin.CONSTANT
-            self.annotations[node] = self._annotate(node, origin)
+            self._current = node
+            frozen = with_target_lengths(node, self.origins, self.annotations)
+            self.substitutions += frozen
+            if frozen:
+                origin, self.annotations[node] = Origin.CONSTANT, self._constant(node)
+            else:
+                self.annotations[node] = self._annotate(node, origin)
             if not holds_tensor(node) and self.annotations[node] is not None:
-                sized = carries_size(self.annotations[node])
-                origin = Origin.SIZE if sized else Origin.CONSTANT
+                origin = Origin.SIZE if carries_size(self.annotations[node]) else Origin.CONSTANT
             self.origins[node] = origin
             check_shape(node, self.annotations[node])
-        returned = self._returned()
+        returned = self.network.returned
         refuse_lost_writes(self, returned)
         replaced = {substitution.node for substitution in self.substitutions}
         nodes = (node for node in self.network.graph.nodes if node not in replaced)
@@ -176,13 +182,7 @@ class Annotator:
             outputs=frozenset(axis for axis in axes if not axis.kernel),
         )
 
-    def _returned(self) -> frozenset[fx.Node]:
-        nodes: list[fx.Node] = []
-        fx.node.map_arg(list(self.network.outputs.values()), nodes.append)
-        return frozenset(nodes)
-
     def _annotate(self, node: fx.Node, origin: Origin) -> Annotation:
-        self._current = node
         if node.op == "placeholder":
             return self._placeholder(node)
         if node.op == "get_attr":

@@ -58,6 +58,13 @@ class TracedNetwork:
     fake_mode: FeatureMapMode
 
     @property
+    def returned(self) -> frozenset[fx.Node]:
+        """The nodes of which the outputs are made, in either mode."""
+        nodes: list[fx.Node] = []
+        fx.node.map_arg(list(self.outputs.values()), nodes.append)
+        return frozenset(nodes)
+
+    @property
     def modes_agree(self) -> bool:
         return self.order[TRAIN] == self.order[EVAL] and self.outputs[TRAIN] == self.outputs[EVAL]
 

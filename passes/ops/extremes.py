@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 
 import torch
-from torch import fx
 
 from fxscale.passes.axes import Annotation, Shape, is_spatial
 from fxscale.passes.ops.join import broadcast
@@ -32,12 +31,11 @@ def extreme(call: Call) -> Annotation:
 
 def _indices_are_read(call: Call) -> bool:
     """Whether anything happens to the second item of the tuple, or to the tuple as a whole."""
-    returned: list[fx.Node] = []
-    fx.node.map_arg(list(call.annotator.network.outputs.values()), returned.append)
+    returned = call.annotator.network.returned
     items = [user for user in call.node.users if user.target in (operator.getitem, getattr)]
     indices = [item for item in items if item.args[1] not in (0, "values")]
     return (
         len(items) < len(call.node.users)
         or any(item.users for item in indices)
-        or any(node in returned for node in (call.node, *indices))
+        or not returned.isdisjoint((call.node, *indices))
     )

@@ -68,6 +68,11 @@ def by_function(m: Positions, x: Tensor) -> Tensor:
     return attend(x, F.embedding(distances(x.size(2)), m.embedding.weight))
 
 
+def by_list(m: Positions, x: Tensor) -> Tensor:
+    rows = x.shape[2]
+    return attend(x, m.table[distances(rows).flatten()].view(rows, rows, 4))
+
+
 def both_sides(table: Tensor) -> Tensor:
     """The target's embeddings of all distances, linearly resized along queries and keys."""
     far = table[distances(LARGE)].permute(2, 0, 1)
@@ -88,6 +93,7 @@ def expected_rows(m: Positions, x: Tensor) -> Tensor:
 
 CASES: dict[str, tuple[Body, Body]] = {
     "index": (by_index, expected_table),
+    "a list, folded into rows": (by_list, expected_table),
     "index_select": (by_index_select, expected_rows),
     "nn.Embedding": (by_embedding, expected_embedding),
     "F.embedding": (by_function, expected_embedding),
@@ -126,12 +132,3 @@ def test_places_that_are_changed_in_place_are_refused() -> None:
     with pytest.raises(fxscale.UnsupportedModelError, match="changes in place") as refused:
         fxscale.downscale(Positions(body), SMALL, target_size=LARGE)
     assert "without in-place operators" in str(refused.value)
-
-
-def test_a_looked_up_list_that_is_folded_into_rows_is_refused() -> None:
-    def body(m: Positions, x: Tensor) -> Tensor:
-        rows = x.shape[2]
-        return attend(x, m.table[distances(rows).flatten()].view(rows, rows, 4))
-
-    with pytest.raises(fxscale.UnsupportedModelError, match="does not scale"):
-        fxscale.downscale(Positions(body), SMALL, target_size=LARGE)

@@ -179,6 +179,33 @@ CASES: dict[str, tuple[Body, Body]] = {
         lambda m, x: x + m.grid.permute(0, 3, 1, 2).index_select(2, m.index[0, :12]),
         lambda m, x: x + small_grid(m) / 2,
     ),
+    "expanded to the lengths of a map": (
+        lambda m, x: x + (2 * m.grid).permute(0, 3, 1, 2).expand(*x.shape),
+        lambda m, x: x + small_grid(m),
+    ),
+    "rows, expanded to the lengths of a map": (
+        lambda m, x: x + m.grid[:, :1].permute(0, 3, 1, 2).expand(*x.shape),
+        lambda m, x: x + on_rows(m.grid[:, :1].permute(0, 3, 1, 2), 8),
+    ),
+    "viewed with the lengths of a map": (
+        lambda m, x: x + (2 * m.grid).permute(0, 3, 1, 2).flatten(1).view(1, *x.shape[1:]),
+        lambda m, x: x + small_grid(m),
+    ),
+    "unflattened with the lengths of a map": (
+        lambda m, x: x + (2 * m.grid).flatten(1, 2).mT.unflatten(2, tuple(x.shape[2:])),
+        lambda m, x: x + small_grid(m),
+    ),
+    "expanded to the number of pixels": (
+        lambda m, x: (
+            x
+            + (2 * m.grid)
+            .permute(0, 3, 1, 2)
+            .flatten(2)
+            .expand(x.shape[0], -1, x.shape[2] * x.shape[3])
+            .reshape(*x.shape)
+        ),
+        lambda m, x: x + small_grid(m),
+    ),
     "coordinates as channels": (
         lambda m, x: torch.cat(
             [x, (2 * m.grid).permute(0, 3, 1, 2).expand(x.shape[0], -1, -1, -1)], 1
