@@ -106,6 +106,11 @@ class WithExtraState(nn.Module):
         pass
 
 
+def sampled(m: Any, x: Tensor, size: Any) -> Tensor:
+    theta = m.fc(x.flatten(1)).view(-1, 2, 3)
+    return F.grid_sample(x, F.affine_grid(theta, size, False), align_corners=False)
+
+
 def two_sizes(x: Tensor, y: Tensor) -> Tensor:
     return x.unfold(2, 6, 4).mean((2, 4)) + y.unfold(2, 4, 2).mean((2, 4))
 
@@ -210,6 +215,10 @@ PAIRS: dict[str, tuple[Build, Build]] = {
     "resizes a map of one pixel": (
         body(lambda m, x: F.interpolate(F.adaptive_avg_pool2d(x, 1), scale_factor=2)),
         body(lambda m, x: x + F.adaptive_avg_pool2d(x, 1)),
+    ),
+    "makes a grid of a size that is no feature map's": (
+        body(lambda m, x: sampled(m, x, (x.shape[0], 4, 12, 12)), fc=nn.Linear(576, 6)),
+        body(lambda m, x: sampled(m, x, x.size()), fc=nn.Linear(576, 6)),
     ),
     "the weight is computed, not a parameter": (
         body(lambda m, x: F.linear(x.flatten(1), m.fc.weight.tanh()), fc=nn.Linear(576, 2)),
