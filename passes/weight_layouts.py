@@ -64,9 +64,12 @@ class WeightLayouts:
 def lay_out_weights(network: TracedNetwork, skip: Collection[fx.Node] = ()) -> WeightLayouts:
     """The layouts of all computed weights, but for those of the convolutions in `skip`."""
     found = WeightLayouts({}, {}, {}, {}, {})
+    parameters = {name for name, _ in network.model.named_parameters(remove_duplicate=False)}
     for node in network.graph.nodes:
         weight = conv.weight_of(node)
         if weight is None or weight.op == "get_attr" or node in skip:
+            continue
+        if conv.is_filter(weight, parameters):
             continue
         _Walk(network, node, weight).merge_into(found)
     return found

@@ -91,6 +91,13 @@ class TwoImages(nn.Module):
         return self.conv(x) + self.conv(y)
 
 
+class Doubler(nn.Module):
+    """A layer of one's own, as `nn.TransformerEncoder` calls it."""
+
+    def forward(self, src: Tensor, *_: Any, **__: Any) -> Tensor:
+        return 2 * src
+
+
 class OfRows(nn.Module):
     """Takes its images as rows of pixels."""
 
@@ -193,6 +200,13 @@ LAYERS: dict[str, Case] = {
     "it reads a flattened feature map with a weight that a hook computes": Case(
         body(lambda m, x: m.fc(x.flatten(1)), fc=nn.utils.spectral_norm(nn.Linear(576, 2))),
         body(lambda m, x: m.fc(x.flatten(1)), fc=nn.Linear(576, 2)),
+    ),
+    "has layers that are not torch's": Case(
+        body(
+            lambda m, x: m.mix(x.flatten(2).mT),
+            mix=nn.TransformerEncoder(Doubler(), 2, None, False),
+        ),
+        body(lambda m, x: m.mix(x.flatten(2).mT), mix=Doubler()),
     ),
     "tokens without a batch, or made of pixels": Case(
         body(lambda m, x: m.mix(*[x.flatten(2)] * 3)[0], mix=nn.MultiheadAttention(144, 2)),
