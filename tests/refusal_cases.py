@@ -91,7 +91,7 @@ class TwoImages(nn.Module):
         return self.conv(x) + self.conv(y)
 
 
-class Doubler(nn.Module):
+class Doubler(nn.TransformerEncoderLayer):
     """A layer of one's own, as `nn.TransformerEncoder` calls it."""
 
     def forward(self, src: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -204,9 +204,9 @@ LAYERS: dict[str, Case] = {
     "has layers that are not torch's": Case(
         body(
             lambda m, x: m.mix(x.flatten(2).mT),
-            mix=nn.TransformerEncoder(Doubler(), 2, None, False),
+            mix=nn.TransformerEncoder(Doubler(4, 2, 8), 2, None, False),
         ),
-        body(lambda m, x: m.mix(x.flatten(2).mT), mix=Doubler()),
+        body(lambda m, x: m.mix(x.flatten(2).mT), mix=Doubler(4, 2, 8)),
     ),
     "tokens without a batch, or made of pixels": Case(
         body(lambda m, x: m.mix(*[x.flatten(2)] * 3)[0], mix=nn.MultiheadAttention(144, 2)),
@@ -392,7 +392,7 @@ KERNELS: dict[str, Case] = {
     "the axes of the kernel cannot be followed from a parameter to here": kernel(
         lambda m: F.interpolate(m.w, scale_factor=2)
     ),
-    "no parameter holds the kernel": kernel(lambda m: m.even.abs()),
+    "no parameter holds the kernel": kernel(lambda m: m.even * m.w.mean()),
     "nothing is known of what this does to a kernel's amplitude": kernel(
         lambda m: torch.where(m.w > 0, m.w, -m.w)
     ),
