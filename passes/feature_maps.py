@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.utils.weak import WeakIdRef
 
 _LITERALS = frozenset(
@@ -38,8 +39,13 @@ class FeatureMapMode(FakeTensorMode):  # type: ignore[no-untyped-call]  # torch 
         self.feature_maps: WeakValueDictionary[object, Tensor] = WeakValueDictionary()
 
     def compute(self, operator: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """`operator(*args, **kwargs)` in this mode."""
-        with self:
+        """`operator(*args, **kwargs)` in this mode.
+
+        A map that is written into may be the value of other nodes, too. Autograd would object to
+        views of it, and is not told: there are no contents that could be wrong.
+        """
+        written = tuple(a for a in args[:1] if isinstance(a, FakeTensor) and not a.is_inference())
+        with self, _unsafe_preserve_version_counter(written):
             return operator(*args, **kwargs)
 
     def feature_map(self, operator: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fxscale.passes.feature_maps import FeatureMapMode, Method
+from tests.fxscale.checks import assert_compiles
+from tests.passes.networks import Around
 
 LAYERS = (
     nn.Conv2d(8, 8, 3),
@@ -273,3 +275,23 @@ def test_layers_of_several_arguments_are_computed(mode: FeatureMapMode, fake: Fa
 def test_values_without_tensors_pass_through(mode: FeatureMapMode) -> None:
     assert mode.feature_map(operator.add, 3, 4) == 7
     assert mode.feature_map(Method("upper"), "n") == "N"
+
+
+def test_what_is_written_into_one_map_leaves_views_of_an_equal_one_alone() -> None:
+    """Both are one fake tensor, and autograd objects to views whose base was written into."""
+
+    def body(m: Any, x: Tensor) -> Tensor:
+        first, second = m.first(x).split(2, dim=1)
+        other = m.second(x)
+        other += 1
+        other.mul_(2)
+        return torch.cat([m.next(first), m.next(m.relu(second)), other], 1)
+
+    model = Around(
+        body,
+        first=nn.Conv2d(4, 4, 3, padding=1),
+        second=nn.Conv2d(4, 4, 3, padding=1),
+        next=nn.Conv2d(2, 2, 3, padding=1),
+        relu=nn.ReLU(),
+    )
+    assert_compiles(model, 12, 8)
