@@ -40,7 +40,7 @@ from fxscale.files import written_whole
 from fxscale.models.registry import create
 from fxscale.onnx import upscale_with_onnx
 from fxscale.onnx.feeds import Input, real_images
-from fxscale.passes.inputs import first_convolution
+from fxscale.passes.inputs import first_convolution, image_channels
 
 NETWORKS = ("pretrain", "target")
 VARIANTS = ("float32", "float16", "channels_last")
@@ -170,7 +170,7 @@ def compare(
 
 
 def image_shape(network: nn.Module, batch: int, size: Sequence[int]) -> tuple[int, ...]:
-    return batch, first_convolution(network).in_channels, *size
+    return batch, image_channels(network, first_convolution(network)), *size
 
 
 def read(path: Path) -> list[Outcome]:

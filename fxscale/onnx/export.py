@@ -15,7 +15,7 @@ from fxscale.fingerprint import fingerprint
 from fxscale.onnx.network import in_eval_mode, plain
 from fxscale.onnx.packages import require
 from fxscale.onnx.storage import PLAN_KEY, save_model
-from fxscale.passes.inputs import check_rank, first_convolution
+from fxscale.passes.inputs import check_rank, first_convolution, image_channels
 from fxscale.plan import ScalePlan
 from fxscale.pretrain_network import PretrainNetwork
 from fxscale.target_size import infer_target_size
@@ -152,7 +152,7 @@ def _example_image(
     else:
         size, _ = infer_target_size(network)
     weight = next(conv.parameters())
-    shape = (_BATCH, conv.in_channels, *size)
+    shape = (_BATCH, image_channels(network, conv), *size)
     return torch.zeros(shape, dtype=weight.dtype, device=weight.device)
 
 

@@ -135,6 +135,28 @@ def test_target_without_a_plan_has_none_in_the_file(tmp_path: Path) -> None:
     assert [d.dim_value for d in dims[2:]] == [13, 13]
 
 
+class Folded(nn.Module):
+    """Reads blocks of 2x2 pixels as channels, as TResNet does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_chans = 3
+        self.conv = nn.Conv2d(12, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(nn.functional.pixel_unshuffle(x, 2)).mean((2, 3))
+
+
+def test_images_have_the_channels_that_the_network_reads(tmp_path: Path) -> None:
+    """Not those of its first convolution, where space to depth stands before it."""
+    for network, size in ((Folded(), 16), (fxscale.downscale(Folded(), 12, target_size=16), 12)):
+        path = tmp_path / f"{size}.onnx"
+        export_onnx(network, path, input_size=size)
+        images = torch.randn(2, 3, size, size)
+        expected = network.eval()(images).detach()
+        torch.testing.assert_close(run(path, images), expected)
+
+
 def test_half_precision_stays(tmp_path: Path) -> None:
     small = fxscale.downscale(nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU()), 9, target_size=13)
     export_onnx(small.half(), tmp_path / "half.onnx")
