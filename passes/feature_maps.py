@@ -8,6 +8,7 @@ the values, which fake tensors do not have.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
@@ -22,7 +23,6 @@ _LITERALS = frozenset(
     map(type, (None, ..., True, 1, 1.0, "", torch.float32, torch.device("cpu"), torch.strided))
 ) | {torch.memory_format}
 """Types of the arguments that are what they are, whatever tensors stand beside them."""
-
 
 _AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
@@ -41,11 +41,12 @@ class FeatureMapMode(FakeTensorMode):  # type: ignore[no-untyped-call]  # torch 
     def compute(self, operator: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """`operator(*args, **kwargs)` in this mode.
 
-        A map that is written into may be the value of other nodes, too. Autograd would object to
-        views of it, and is not told: there are no contents that could be wrong.
+        The first argument, if it is written into, may be the value of other nodes, too. Autograd
+        would object to views of it, and is not told: it has no contents that could be wrong.
         """
-        written = tuple(a for a in args[:1] if isinstance(a, FakeTensor) and not a.is_inference())
-        with self, _unsafe_preserve_version_counter(written):
+        first: Any = args[0] if args else None
+        counted = isinstance(first, FakeTensor) and not first.is_inference()
+        with self, _unsafe_preserve_version_counter(first) if counted else nullcontext():
             return operator(*args, **kwargs)
 
     def feature_map(self, operator: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
