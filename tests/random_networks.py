@@ -93,7 +93,14 @@ class Up:
     output_padding: int
 
 
-Layer = Conv | Pool | Residual | Branches | Gate | Skip | Up
+@dataclass(frozen=True)
+class Halves:
+    """The halves of the channels, one of them convolved, times a map that is written in place."""
+
+    body: Conv
+
+
+Layer = Conv | Pool | Residual | Branches | Gate | Skip | Up | Halves
 
 
 @dataclass(frozen=True)
@@ -167,6 +174,20 @@ class SkipBlock(nn.Module):
         return joined([x, self.fit(y)], self.join)
 
 
+class HalvesBlock(nn.Module):
+    def __init__(self, body: Conv, channels: int, rank: int) -> None:
+        super().__init__()
+        self.body = _conv(body, channels // 2, rank)
+        self.fit = CONV[rank](channels, channels, 1)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = x.chunk(2, dim=1)
+        weights = self.fit(x)
+        weights += x
+        return torch.cat([self.body(second), first], 1) * self.relu(weights)
+
+
 class Network(nn.Module):
     """The module that a `Spec` describes; weights depend on the spec alone."""
 
@@ -206,6 +227,8 @@ def build(layer: Layer, channels: int, rank: int) -> nn.Module:
         return GateBlock(channels, rank, spatial=layer.spatial)
     if isinstance(layer, Skip):
         return SkipBlock(layer, channels, rank)
+    if isinstance(layer, Halves):
+        return HalvesBlock(layer.body, channels, rank)
     if isinstance(layer, Up):
         arguments = (layer.kernel_size, 2, layer.padding, layer.output_padding)
         return TRANSPOSED[rank](channels, layer.out_channels, *arguments)

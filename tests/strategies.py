@@ -10,6 +10,7 @@ from tests.random_networks import (
     Branches,
     Conv,
     Gate,
+    Halves,
     Layer,
     Pool,
     Residual,
@@ -151,8 +152,16 @@ def _ups(draw: st.DrawFn) -> Up:
     return Up(draw(st.integers(1, 4)), kernel_size, padding, draw(st.integers(0, 1)))
 
 
+@st.composite
+def _halves(draw: st.DrawFn, channels: int, rank: int) -> Halves:
+    k = draw(st.sampled_from([1, 3, 5]))
+    norm = draw(st.sampled_from(["", "batch"]))
+    return Halves(Conv(channels // 2, (k,) * rank, padding=k // 2, norm=norm))
+
+
 def _layers(channels: int, rank: int) -> st.SearchStrategy[Layer]:
     return st.one_of(
+        *([_halves(channels, rank)] if channels % 2 == 0 else []),
         _convs(channels, rank),
         _convs(channels, rank),
         _pools(rank),
