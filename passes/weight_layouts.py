@@ -11,7 +11,7 @@ same handlers as everything else; so nothing here needs to be proven, only to be
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ from fxscale.passes.ops import (
     weight_norm,
 )
 from fxscale.passes.ops.registry import Call, Handler, lookup
+from fxscale.passes.origins import holds_tensor
 from fxscale.passes.trace import TracedNetwork
 from fxscale.passes.tracer import VALUE
 
@@ -39,7 +40,8 @@ class WeightLayouts:
     """What was found: layouts by the key of the state, the rest by the call of the convolution.
 
     `sources` are the nodes that read the state, `cones` the names of all nodes that were passed.
-    `pads` are the nodes that pad a kernel, with the dimensions of their result.
+    `pads` are the nodes that pad a kernel, with the dimensions of their result. `filters` are the
+    convolutions whose weight is computed from no parameter: it stays as it is.
     """
 
     layouts: dict[str, Dims]
@@ -47,6 +49,7 @@ class WeightLayouts:
     sources: dict[fx.Node, tuple[fx.Node, ...]]
     cones: dict[fx.Node, frozenset[str]]
     pads: dict[fx.Node, Dims]
+    filters: set[fx.Node] = field(default_factory=set)
 
     def passed_by(self, name: str | None) -> list[fx.Node]:
         """The convolutions whose weight comes by this node, and those that share its kernel."""
@@ -69,10 +72,24 @@ def lay_out_weights(network: TracedNetwork, skip: Collection[fx.Node] = ()) -> W
         weight = conv.weight_of(node)
         if weight is None or weight.op == "get_attr" or node in skip:
             continue
-        if conv.is_filter(weight, parameters):
-            continue
-        _Walk(network, node, weight).merge_into(found)
+        if _is_filter(weight, parameters):
+            found.filters.add(node)
+        else:
+            _Walk(network, node, weight).merge_into(found)
     return found
+
+
+def _is_filter(weight: fx.Node, parameters: Collection[str]) -> bool:
+    """Whether a weight is computed from no parameter and no image: a fixed filter (a blur pool)."""
+    seen, pending = {weight}, [weight]
+    while pending:
+        source = pending.pop()
+        if source.op == "placeholder" or str(source.target) in parameters:
+            return False
+        new = [n for n in source.all_input_nodes if n not in seen and holds_tensor(n)]
+        seen.update(new)
+        pending += new
+    return True
 
 
 class _Walk:

@@ -10,7 +10,7 @@ Cases along one axis of the kernel:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,6 @@ from fxscale.passes.axes import (
 )
 from fxscale.passes.ops.registry import Call, handles, lookup, per_axis
 from fxscale.passes.ops.weight_norm import hooked_weight
-from fxscale.passes.origins import holds_tensor
 from fxscale.passes.refusal import module_path
 from fxscale.passes.tracer import VALUE
 
@@ -121,19 +120,6 @@ def weight_of(node: fx.Node) -> fx.Node | None:
     return weight
 
 
-def is_filter(weight: fx.Node, parameters: Collection[str]) -> bool:
-    """Whether a weight is computed from no parameter and no image: a fixed filter (a blur pool)."""
-    seen, pending = {weight}, [weight]
-    while pending:
-        source = pending.pop()
-        if source.op == "placeholder" or str(source.target) in parameters:
-            return False
-        new = [n for n in source.all_input_nodes if n not in seen and holds_tensor(n)]
-        seen.update(new)
-        pending += new
-    return True
-
-
 def _functional(call: Call, *, transposed: bool) -> Annotation:
     weight = weight_of(call.node)
     assert weight is not None
@@ -148,7 +134,7 @@ def _functional(call: Call, *, transposed: bool) -> Annotation:
         transposed=transposed,
         output_padding=per_axis(call.value("output_padding", 0), rank) if transposed else (0,),
     )
-    if weight.op == "get_attr" or is_filter(weight, call.annotator.parameters):
+    if weight.op == "get_attr" or call.node in call.annotator.layouts.filters:
         key = str(weight.target) if weight.op == "get_attr" else weight.name
         result = _convolve(call, module_path(call.node) or key, key, shape, geometry)
         if any(call.annotator.convs[-1].tied) and not call.annotator.is_state(weight):
