@@ -24,8 +24,6 @@ _LITERALS = frozenset(
 ) | {torch.memory_format}
 """Types of the arguments that are what they are, whatever tensors stand beside them."""
 
-_AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
-
 
 class FeatureMapMode(FakeTensorMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """A fake mode that knows the feature maps which were computed in it, while a node keeps them.
@@ -89,11 +87,6 @@ def _key(operator: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
         *map(_facts, args),
         *((name, _facts(value)) for name, value in kwargs.items()),
         torch.is_grad_enabled(),
-        *(
-            (device, torch.get_autocast_dtype(device))
-            for device in _AUTOCAST_DEVICES
-            if torch.is_autocast_enabled(device)
-        ),
     )
 
 
@@ -140,9 +133,10 @@ def _facts(value: Any) -> object:
     if isinstance(value, FakeTensor | nn.Parameter):
         if getattr(value, "constant", None) is not None:
             raise _UnknownError  # a number whose contents torch keeps
-        return value.shape, value.stride(), value.dtype, value.device, value.requires_grad
-    if isinstance(value, Tensor) and not value.is_inference():
-        return WeakIdRef(value), value._version  # a constant, which may be an index
+        facts = value.shape, value.stride(), value.dtype, value.device, value.requires_grad
+        return *facts, _autocast(value.device.type)
+    if isinstance(value, Tensor) and not value.is_inference():  # a constant, which may be an index
+        return WeakIdRef(value), value._version, _autocast(value.device.type)
     if type(value) in _LITERALS:
         return type(value), value
     if isinstance(value, slice):
@@ -150,3 +144,10 @@ def _facts(value: Any) -> object:
     if isinstance(value, tuple | list):
         return (type(value), *map(_facts, value))
     raise _UnknownError
+
+
+def _autocast(device: str) -> torch.dtype | None:
+    """To what operators on this device cast their operands."""
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return None
