@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from types import EllipsisType, NoneType
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -19,9 +20,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.utils.weak import WeakIdRef
 
-_LITERALS = frozenset(
-    map(type, (None, ..., True, 1, 1.0, "", torch.float32, torch.device("cpu"), torch.strided))
-) | {torch.memory_format}
+_PYTHON = (NoneType, EllipsisType, bool, int, float, str)
+_LITERALS = {*_PYTHON, torch.dtype, torch.device, torch.layout, torch.memory_format}
 """Types of the arguments that are what they are, whatever tensors stand beside them."""
 
 
