@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -60,12 +61,9 @@ def training_step(network: nn.Module, size: int, settings: Settings) -> Step:
 
 def _graphed(step: Step) -> Step:
     """The step, replayed from a CUDA graph: https://docs.pytorch.org/docs/stable/notes/cuda.html."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
+    with aside():
         for _ in range(WARM_UP):
             step()
-    torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
@@ -74,6 +72,16 @@ def _graphed(step: Step) -> Step:
         graph.replay()
 
     return replay
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """On a stream of its own, where what is to be recorded in a graph must have run before."""
+    stream, current = torch.cuda.Stream(), torch.cuda.current_stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        yield
+    current.wait_stream(stream)
 
 
 def loss_of(

@@ -35,26 +35,23 @@ class RunNames:
     def progressive(epoch: int) -> str:
         return f"progressive resizing, epoch {epoch}"
 
+    @staticmethod
+    def both(transition: int, enlarged: int) -> str:
+        return f"resized at epoch {transition}, small images until {enlarged}"
+
 
 def report(
     runs: Sequence[Run],
-    transitions: Sequence[int],
-    progressive: Sequence[int],
+    names: Sequence[str],
     step_seconds: Mapping[str, float],
     steps_per_epoch: int,
     facts: Mapping[str, str],
 ) -> str:
     """The whole document.
 
-    `transitions`, `progressive`: epochs before the transition, and before the change of size;
-    `step_seconds`: per phase, the median seconds of a training step.
+    `names`: of the runs in the tables, the target's among them; `step_seconds`: per phase, the
+    median seconds of a training step.
     """
-    names = [
-        RunNames.PRETRAIN,
-        RunNames.TARGET,
-        *map(RunNames.resized, transitions),
-        *map(RunNames.progressive, progressive),
-    ]
     by_name = {name: _of(runs, name) for name in names}
     return "\n\n".join(
         [

@@ -9,47 +9,48 @@ the same recipe and for equally many epochs:
 2. the pre-train network alone;
 3. the pre-train network, with the transition after each of `--transitions` epochs;
 4. progressive resizing: the unchanged target network on small images, then on large ones, switched
-   after the same epochs (or `--progressive-at` others), optimizer and all carried on.
+   after the same epochs (or `--progressive-at` others), optimizer and all carried on;
+5. one after the other: for each `A,B` of `--both`, the pre-train network until epoch A, the target
+   on small images until epoch B, then on its own.
 
-Each finished run is one line of `OUTPUT/tiny_imagenet.jsonl` and is not run again: stop the
-benchmark and start it with the same settings to go on. Runs that begin alike share the beginning:
-a run with a transition goes on from a checkpoint of the pre-train network's run of the same seed,
-with the epoch times recorded there; likewise progressive resizing. Seeds decide order and
-augmentation epoch by epoch, so the result is that of a run from the start.
+The network is small and residual, or `--model`, by its name in the registry. Each finished run is
+one line of `OUTPUT/tiny_imagenet.jsonl` and is not run again: stop the benchmark and start it with
+the same settings to go on. Runs that begin alike share the beginning: a run with a transition goes
+on from a checkpoint of the pre-train network's run of the same seed, with the epoch times recorded
+there; likewise progressive resizing. Seeds decide order and augmentation epoch by epoch, so the
+result is that of a run from the start. The tables are written whenever a run is done for all seeds.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
-import fxscale
 from benchmarks._env import environment
-from benchmarks._step import Settings, training_step
+from benchmarks._graphed import GraphedTrainer
+from benchmarks._step import DTYPES, Settings, training_step
 from benchmarks._table import write_results
 from benchmarks._timing import alternating_medians
 from benchmarks._tiny_imagenet_report import RunNames, report
+from benchmarks._tiny_imagenet_runs import Course, Experiment, Journal
 from fxscale.errors import FxscaleError
 from fxscale.files import written_whole
 from fxscale.training import (
     Augmentation,
+    Change,
     EpochRecord,
     ImageSet,
     Observer,
     Recipe,
     Run,
-    SmallResNet,
     Stage,
     Trainer,
-    image_folder,
 )
+from fxscale.training.loop import single_device
 
 NAME = "tiny_imagenet"
 AUGMENTATION = Augmentation(shift=1 / 16, mirror=True)
@@ -57,125 +58,59 @@ SMALL_PHASES = {"resized": "pre-train", "progressive": "small images"}
 ROUNDS = 30
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """All that decides what a run measures; runs of different experiments are never mixed."""
-
-    recipe: Recipe
-    classes: int
-    held_out: int
-    target_size: int
-    pretrain_size: int
-    widths: tuple[int, ...]
-    blocks: int
-    transitions: tuple[int, ...]
-    progressive: tuple[int, ...]
-
-    def images(self, data: Path) -> ImageSet:
-        return image_folder(
-            data, classes=self.classes, size=self.target_size, held_out=self.held_out
-        )
-
-    def network(self, seed: int) -> SmallResNet:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return SmallResNet(3, self.classes, widths=self.widths, blocks=self.blocks)
-
-    def pretrain_network(self, target: nn.Module) -> nn.Module:
-        return fxscale.downscale(target, self.pretrain_size, target_size=self.target_size)
-
-    def to_dict(self) -> dict[str, Any]:
-        # Which epochs are tried does not change what a run measures.
-        entries = asdict(self)
-        del entries["transitions"], entries["progressive"]
-        return json.loads(json.dumps(entries))  # type: ignore[no-any-return]  # JSON is Any
-
-
-class Journal:
-    """Finished runs, one JSON line each, appended when a run is done."""
-
-    def __init__(self, path: Path, experiment: Experiment) -> None:
-        self.path = path
-        self.settings = experiment.to_dict()
-        self.runs: dict[tuple[str, int], Run] = {}
-        if not path.exists():
-            return
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            try:
-                entry = json.loads(line)
-                run = Run.from_dict(entry["run"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise FxscaleError(
-                    f"{path}, line {number}: not a finished run ({error}). Remove the line"
-                ) from error
-            if entry["settings"] != self.settings:
-                raise FxscaleError(
-                    f"{path}, line {number}: a run with other settings: {entry['settings']}, not "
-                    f"{self.settings}. Use another --output"
-                )
-            self.runs[run.name, run.seed] = run
-
-    def add(self, run: Run) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"settings": self.settings, "run": run.to_dict()}) + "\n")
-        self.runs[run.name, run.seed] = run
-
-
 class Benchmark:
-    """Trains what the journal does not hold yet, one seed."""
+    """Trains what the journal does not hold yet."""
 
     def __init__(
-        self, images: ImageSet, experiment: Experiment, journal: Journal, checkpoints: Path
+        self,
+        images: ImageSet,
+        experiment: Experiment,
+        journal: Journal,
+        checkpoints: Path,
+        trainer: type[Trainer] = Trainer,
     ) -> None:
         self.images = images
         self.experiment = experiment
         self.journal = journal
         self.checkpoints = checkpoints
+        self.trainer = trainer
+        self.fabric = single_device(experiment.precision)
 
-    def run_seed(self, seed: int) -> None:
-        trainer = Trainer(
+    def run(self, course: Course, seed: int) -> None:
+        if (course.name, seed) in self.journal.runs:
+            return
+        print(f"seed {seed}: {course.name}", flush=True)
+        experiment = self.experiment
+        epochs = experiment.recipe.epochs
+        trainer = self.trainer(
             self.images,
-            self.experiment.recipe,
+            experiment.recipe,
             seed=seed,
             augmentation=AUGMENTATION,
+            fabric=self.fabric,
             observer=_Printer(),
         )
-        epochs = self.experiment.recipe.epochs
-        todo = self._todo(seed)
-        for name, kind, epoch in todo:
-            print(f"seed {seed}: {name}", flush=True)
-            change = None
-            if kind == "target":
-                network = self.experiment.network(seed)
-                stage = trainer.stage("target", network, self.experiment.target_size)
-                records = trainer.fit(stage, range(epochs))
-            else:
-                stage, records = self.beginning(trainer, kind, epoch)
-            if kind == "resized" and epoch < epochs:
-                stage, change = trainer.upscale(
-                    stage,
-                    self.experiment.network(seed),
-                    size=self.experiment.target_size,
-                    epoch=epoch,
-                )
-            elif kind == "progressive":
-                stage, change = trainer.enlarge(
-                    stage, size=self.experiment.target_size, epoch=epoch
-                )
-            records = [*records, *trainer.fit(stage, range(len(records), epochs))]
-            self.journal.add(Run(name, seed, tuple(records), change))
-
-    def _todo(self, seed: int) -> list[tuple[str, str, int]]:
-        """Name, kind and length of the beginning of each run that is not finished."""
-        experiment = self.experiment
-        runs = [
-            (RunNames.TARGET, "target", 0),
-            (RunNames.PRETRAIN, "resized", experiment.recipe.epochs),
-            *((RunNames.resized(e), "resized", e) for e in experiment.transitions),
-            *((RunNames.progressive(e), "progressive", e) for e in experiment.progressive),
-        ]
-        return [run for run in runs if (run[0], seed) not in self.journal.runs]
+        changes: list[Change] = []
+        if course.pretrain:
+            stage, records = self.beginning(trainer, "resized", course.pretrain)
+            if course.pretrain < epochs:
+                size = experiment.pretrain_size if course.small else experiment.target_size
+                target = experiment.network(seed)
+                stage, change = trainer.upscale(stage, target, size=size, epoch=course.pretrain)
+                changes.append(change)
+            if course.small:
+                stage.phase = SMALL_PHASES["progressive"]
+                records += trainer.fit(stage, range(course.pretrain, course.small))
+        elif course.small:
+            stage, records = self.beginning(trainer, "progressive", course.small)
+        else:
+            network = experiment.network(seed)
+            stage, records = trainer.stage("target", network, experiment.target_size), []
+        if course.small:
+            stage, change = trainer.enlarge(stage, size=experiment.target_size, epoch=course.small)
+            changes.append(change)
+        records += trainer.fit(stage, range(len(records), epochs))
+        self.journal.add(Run(course.name, seed, tuple(records), _both(changes)))
 
     def beginning(
         self, trainer: Trainer, kind: str, length: int
@@ -185,11 +120,7 @@ class Benchmark:
         network = self.experiment.pretrain_network(target) if kind == "resized" else target
         stage = trainer.stage(SMALL_PHASES[kind], network, self.experiment.pretrain_size)
         records: list[EpochRecord] = []
-        changes = {
-            "resized": self.experiment.transitions,
-            "progressive": self.experiment.progressive,
-        }
-        stops = [e for e in changes[kind] if e <= length]
+        stops = [e for e in self.experiment.changes(kind) if e <= length]
         for stop in reversed(stops):
             path = self._checkpoint(kind, trainer.seed, stop)
             if path.exists():
@@ -225,6 +156,12 @@ class Benchmark:
         return [EpochRecord(**record) for record in content["records"]]
 
 
+def _both(changes: Sequence[Change]) -> Change | None:
+    """The first change, which is what an accuracy may be lost in, at the cost of all."""
+    seconds = sum(change.seconds for change in changes)
+    return replace(changes[0], seconds=seconds) if changes else None
+
+
 class _Printer(Observer):
     def epoch(self, record: EpochRecord) -> None:
         print(
@@ -235,9 +172,16 @@ class _Printer(Observer):
         )
 
 
-def step_times(experiment: Experiment, device: torch.device) -> dict[str, float]:
+def step_times(
+    experiment: Experiment, device: torch.device, *, graphed: bool = False
+) -> dict[str, float]:
     """Median seconds of a training step of each phase, the networks taking turns."""
-    settings = Settings(device, batch_size=experiment.recipe.batch_size)
+    settings = Settings(
+        device,
+        DTYPES[experiment.precision],
+        batch_size=experiment.recipe.batch_size,
+        graphed=graphed,
+    )
     target = experiment.network(0).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch declares no memory_format here
     pretrain = experiment.pretrain_network(target)
     steps = {
@@ -252,51 +196,74 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    experiment = Experiment(
-        Recipe(
-            epochs=options.epochs,
-            learning_rate=options.learning_rate,
-            milestones=tuple(options.milestones),
-            weight_decay=5e-4,
-            batch_size=options.batch_size,
+    torch.backends.cudnn.benchmark = options.graphed  # its kernels are chosen once, for all steps
+    experiment = _experiment(options)
+    images = experiment.images(options.data)
+    journal = Journal(options.output / f"{NAME}.jsonl", experiment)
+    trainer = GraphedTrainer if options.graphed else Trainer
+    benchmark = Benchmark(images, experiment, journal, options.checkpoints, trainer)
+    device = benchmark.fabric.device
+    benchmark.images = images.to(device)
+    medians = step_times(experiment, device, graphed=options.graphed)
+    steps = len(images.train_labels) // experiment.recipe.batch_size
+    seeds = range(options.seeds)
+    facts = experiment_facts(experiment, images, device) | {"seeds": ", ".join(map(str, seeds))}
+    finished: list[str] = []
+    for course in experiment.courses:
+        for seed in seeds:
+            benchmark.run(course, seed)
+        finished.append(course.name)
+        runs = [
+            run for (name, seed), run in journal.runs.items() if name in finished and seed in seeds
+        ]
+        text = report(runs, finished, medians, steps, facts)
+        figures = {
+            "settings": facts,
+            "experiment": experiment.to_dict(),
+            "step_seconds": medians,
+            "steps_per_epoch": steps,
+            "runs": [run.to_dict() for run in runs],
+        }
+        write_results(options.output, NAME, text, figures)
+    print(f"\n{text}")
+
+
+def _experiment(options: argparse.Namespace) -> Experiment:
+    """What was asked for, checked."""
+    recipe = Recipe(
+        epochs=options.epochs,
+        learning_rate=options.learning_rate,
+        milestones=tuple(options.milestones),
+        weight_decay=5e-4,
+        batch_size=options.batch_size,
+    )
+    courses = (
+        Course(RunNames.TARGET),
+        *(Course(RunNames.resized(e), pretrain=e) for e in sorted(options.transitions)),
+        *(Course(RunNames.both(*pair), *pair) for pair in options.both),
+        *(
+            Course(RunNames.progressive(e), small=e)
+            for e in sorted(options.progressive_at or options.transitions)
         ),
+        Course(RunNames.PRETRAIN, pretrain=recipe.epochs),
+    )
+    changes = [e for course in courses[1:-1] for e in (course.pretrain, course.small) if e]
+    if not all(0 < e < recipe.epochs for e in changes):
+        raise FxscaleError(
+            f"transitions must lie between 1 and {recipe.epochs - 1} epochs; found {changes}"
+        )
+    return Experiment(
+        recipe,
         options.classes,
         options.held_out,
         options.target_size,
         options.pretrain_size,
         tuple(options.widths),
         options.blocks,
-        tuple(sorted(options.transitions)),
-        tuple(sorted(options.progressive_at or options.transitions)),
+        courses,
+        options.model,
+        options.precision,
     )
-    changes = [*experiment.transitions, *experiment.progressive]
-    if not all(0 < e < experiment.recipe.epochs for e in changes):
-        raise FxscaleError(
-            f"transitions must lie between 1 and {experiment.recipe.epochs - 1} epochs; found "
-            f"{changes}"
-        )
-    images = experiment.images(options.data)
-    journal = Journal(options.output / f"{NAME}.jsonl", experiment)
-    benchmark = Benchmark(images, experiment, journal, options.checkpoints)
-    seeds = range(options.seeds)
-    for seed in seeds:
-        benchmark.run_seed(seed)
-
-    device = Trainer(images, experiment.recipe, seed=0).fabric.device
-    medians = step_times(experiment, device)
-    steps = len(images.train_labels) // experiment.recipe.batch_size
-    facts = experiment_facts(experiment, images, device) | {"seeds": ", ".join(map(str, seeds))}
-    runs = [run for (_, seed), run in journal.runs.items() if seed in seeds]
-    text = report(runs, experiment.transitions, experiment.progressive, medians, steps, facts)
-    figures = {
-        "settings": facts,
-        "experiment": experiment.to_dict(),
-        "step_seconds": medians,
-        "steps_per_epoch": steps,
-        "runs": [run.to_dict() for run in runs],
-    }
-    write_results(options.output, NAME, text, figures)
-    print(f"\n{text}")
 
 
 def experiment_facts(
@@ -307,7 +274,9 @@ def experiment_facts(
         "images": f"{images.name}, {len(images.train_labels)} to train on, "
         f"{len(images.test_labels)} to test on",
         "recipe": ", ".join(f"{k} {v}" for k, v in asdict(experiment.recipe).items()),
-        "network": f"residual, widths {experiment.widths}, {experiment.blocks} basic blocks each",
+        "network": experiment.model
+        or f"residual, widths {experiment.widths}, {experiment.blocks} basic blocks each",
+        "precision": experiment.precision,
         "sizes": f"target {experiment.target_size} px, pre-train {experiment.pretrain_size} px",
     }
 
@@ -341,6 +310,14 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         help="epochs before the change of size in progressive resizing (default: --transitions)",
     )
+    parser.add_argument(
+        "--both",
+        type=_pair,
+        nargs="+",
+        default=[],
+        metavar="A,B",
+        help="epochs before the transition, and before the target's own image size",
+    )
     parser.add_argument("--learning-rate", type=float, default=0.02)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--classes", type=int, default=10)
@@ -354,7 +331,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pretrain-size", type=int, default=46)
     parser.add_argument("--widths", type=int, nargs="+", default=[24, 48, 96])
     parser.add_argument("--blocks", type=int, default=2, help="basic blocks of each width")
+    parser.add_argument("--model", help="a network of the registry in place of --widths, --blocks")
+    parser.add_argument("--precision", choices=DTYPES, default="fp32", help="bf16: autocast")
+    parser.add_argument("--graphed", action="store_true", help="CUDA: replay steps from graphs")
     return parser
+
+
+def _pair(text: str) -> tuple[int, int]:
+    """`A,B`, the first number the smaller."""
+    first, _, second = text.partition(",")
+    if not (first.isdecimal() and second.isdecimal() and int(first) < int(second)):
+        raise argparse.ArgumentTypeError(f"expected two epochs like 9,22; found {text!r}")
+    return int(first), int(second)
 
 
 if __name__ == "__main__":

@@ -39,11 +39,10 @@ from torch import nn
 import fxscale
 from benchmarks._table import bullet_list, markdown_table, write_results
 from benchmarks._tiny_imagenet_report import RunNames
+from benchmarks._tiny_imagenet_runs import Course, Experiment, Journal
 from benchmarks.tiny_imagenet import (
     AUGMENTATION,
     Benchmark,
-    Experiment,
-    Journal,
     experiment_facts,
     experiment_parser,
 )
@@ -76,7 +75,7 @@ def size_between(experiment: Experiment) -> int:
     return (experiment.pretrain_size + experiment.target_size) // 2 // 2 * 2
 
 
-def half_kept(experiment: Experiment, target: SmallResNet) -> fxscale.PretrainNetwork:
+def half_kept(experiment: Experiment, target: nn.Module) -> fxscale.PretrainNetwork:
     """A pre-train network for `size_between` with the target's kernels in every other block.
 
     At 54 of 64 pixels a kernel of 3 should be 2.5 wide: half of the layers have 3, half 2, spread
@@ -86,6 +85,8 @@ def half_kept(experiment: Experiment, target: SmallResNet) -> fxscale.PretrainNe
     with the stride that is kept, where kernels of 2 shift the grid. The stem is as in Table 1: 6 of
     7, which would be nearest, is even and would need operators that pad.
     """
+    if not isinstance(target, SmallResNet):
+        raise FxscaleError("three stages: the blocks of the small residual network are known alone")
     kept = tuple(f"layers.{number}.*" for number in range(0, len(target.layers), 2))
     return fxscale.downscale(
         target, size_between(experiment), target_size=experiment.target_size, keep=kept
@@ -109,7 +110,7 @@ class Tail:
         recipe: Recipe | None = None,
         *,
         reset: bool = False,
-        by_way_of: Callable[[SmallResNet], nn.Module] | None = None,
+        by_way_of: Callable[[nn.Module], nn.Module] | None = None,
         between_size: int | None = None,
     ) -> Run:
         """The transition with another recipe, an empty optimizer, or by way of another network.
@@ -204,7 +205,7 @@ def settings_of(journal: Path) -> Experiment:
     recipe = entries.pop("recipe")
     recipe["milestones"] = tuple(recipe["milestones"])
     entries["widths"] = tuple(entries["widths"])
-    return Experiment(recipe=Recipe(**recipe), transitions=(), progressive=(), **entries)
+    return Experiment(recipe=Recipe(**recipe), courses=(), **entries)
 
 
 def report(
@@ -243,7 +244,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    experiment = replace(settings_of(options.journal), transitions=(options.transition,))
+    course = Course(RunNames.resized(options.transition), options.transition)
+    experiment = replace(settings_of(options.journal), courses=(course,))
     images = experiment.images(options.data)
     journal = Journal(options.journal, experiment)
     finished = Journal(options.output / f"{NAME}.jsonl", experiment)

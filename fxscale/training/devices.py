@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.distributed as dist
@@ -16,12 +16,16 @@ from torch import Tensor
 
 from fxscale.errors import FxscaleError
 from fxscale.training.extra import require
-from fxscale.training.settings import Settings
+from fxscale.training.settings import Precision, Settings
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
+PRECISION: dict[Precision, Literal["32-true", "bf16-mixed"]] = {
+    "fp32": "32-true",
+    "bf16": "bf16-mixed",
+}
+"""What Fabric calls them."""
 
 
 def launch(settings: Settings, accelerator: str = "auto") -> Fabric:
@@ -49,7 +53,7 @@ def launch(settings: Settings, accelerator: str = "auto") -> Fabric:
             devices=local,
             num_nodes=max(1, processes // local),
             strategy=strategy,
-            precision=_PRECISION[settings.precision],  # type: ignore[arg-type]  # two of its names
+            precision=PRECISION[settings.precision],
         )
         fabric.launch()
     except (ValueError, RuntimeError) as error:

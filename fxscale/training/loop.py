@@ -33,14 +33,15 @@ from torch.optim import Optimizer
 
 from fxscale.batchnorm import reestimate_batchnorm
 from fxscale.training.data import Augmentation, ImageSet
+from fxscale.training.devices import PRECISION
 from fxscale.training.extra import require
 from fxscale.training.recipe import Recipe
+from fxscale.training.settings import Precision
 from fxscale.transition import transition
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-EVALUATION_BATCH = 250
 BATCHNORM_BATCHES = 20
 
 
@@ -99,12 +100,12 @@ class Stage:
     wrapped_optimizer: Optimizer
 
 
-def single_device() -> Fabric:
+def single_device(precision: Precision = "fp32") -> Fabric:
     """Fabric on one device: the GPU where there is one, else the CPU."""
     require("lightning_fabric")
     from lightning_fabric import Fabric
 
-    fabric = Fabric(accelerator="auto", devices=1)
+    fabric = Fabric(accelerator="auto", devices=1, precision=PRECISION[precision])
     fabric.launch()
     return fabric
 
@@ -119,6 +120,8 @@ class Trainer:
       each trains on its own share of the images, `batch_size` at a time.
     - `observer`: told of every step and epoch.
     """
+
+    evaluation_batch = 250
 
     def __init__(
         self,
@@ -189,15 +192,19 @@ class Trainer:
         stage.wrapped.train()
         total = torch.zeros((), device=self.fabric.device)
         for batch, labels in self._batches(images, epoch):
-            stage.wrapped_optimizer.zero_grad()
-            loss = F.cross_entropy(stage.wrapped(batch), labels)
-            self.fabric.backward(loss)
-            stage.wrapped_optimizer.step()
-            total += loss.detach()
+            total += self.step(stage, batch, labels)
             self.observer.step()
         mean = self.fabric.all_reduce(total / self.steps_per_epoch)  # over the processes
         assert isinstance(mean, Tensor)  # a tensor in, a tensor out
         return float(mean)
+
+    def step(self, stage: Stage, batch: Tensor, labels: Tensor) -> Tensor:
+        """One training step on a batch `(N, C, S, S)` and its labels `(N,)`; the loss."""
+        stage.wrapped_optimizer.zero_grad()
+        loss = F.cross_entropy(stage.wrapped(batch), labels)
+        self.fabric.backward(loss)
+        stage.wrapped_optimizer.step()
+        return loss.detach()
 
     def _batches(self, images: ImageSet, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented batches of one epoch, `(N, C, S, S)` and `(N,)`, this process's share."""
@@ -218,8 +225,8 @@ class Trainer:
         correct = 0
         try:
             with torch.no_grad():
-                for start in range(0, len(images.test_labels), EVALUATION_BATCH):
-                    part = slice(start, start + EVALUATION_BATCH)
+                for start in range(0, len(images.test_labels), self.evaluation_batch):
+                    part = slice(start, start + self.evaluation_batch)
                     answers = stage.wrapped(images.test_images[part]).argmax(1)
                     correct += int((answers == images.test_labels[part]).sum())
         finally:

@@ -13,6 +13,8 @@ from fxscale.errors import FxscaleError
 from fxscale.schedules import ExtraTraining, LearningRules, Schedule, parse_resize_rule
 from fxscale.schedules.presets import rules_of
 
+Precision = Literal["fp32", "bf16"]
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -113,7 +115,7 @@ class Settings:
     mixup: float = 0.0
     average: float = 0.0
     batchnorm_batches: int = 20
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     channels_last: bool = True
     compile: bool = False
     sync_batchnorm: bool = False

@@ -16,11 +16,11 @@ from tests.benchmarks.tiny_images import run_tiny_imagenet, write_images
 
 RUNS = [
     "target alone",
-    "pre-train alone",
     "resized at epoch 1",
     "resized at epoch 2",
     "progressive resizing, epoch 1",
     "progressive resizing, epoch 2",
+    "pre-train alone",
 ]
 
 
@@ -50,7 +50,7 @@ def test_experiment_can_be_resumed(
     complete = journal(tmp_path / "a")
     assert [run["name"] for run in complete] == RUNS
     assert [[r["size"] for r in run["records"]] for run in complete] == [
-        [32, 32, 32], [24, 24, 24], [24, 32, 32], [24, 24, 32], [24, 32, 32], [24, 24, 32],
+        [32, 32, 32], [24, 32, 32], [24, 24, 32], [24, 32, 32], [24, 24, 32], [24, 24, 24],
     ]  # fmt: skip
     assert (tmp_path / "a" / "tiny_imagenet.md").read_text().startswith("# Tiny ImageNet")
 
@@ -73,6 +73,34 @@ def test_progressive_resizing_may_change_after_other_epochs(data: Path, tmp_path
 
     names = [run["name"] for run in journal(tmp_path)]
     assert names == [name for name in RUNS if name != "progressive resizing, epoch 2"]
+
+
+def test_small_images_may_follow_the_pretrain_network(data: Path, tmp_path: Path) -> None:
+    run_tiny_imagenet(data, tmp_path, "--both", "1,2")
+
+    runs = {run["name"]: run for run in journal(tmp_path)}
+    plain, both = runs["resized at epoch 1"], runs["resized at epoch 1, small images until 2"]
+    assert both["records"][0] == plain["records"][0]
+    assert [(r["phase"], r["size"]) for r in both["records"]] == [
+        ("pre-train", 24), ("small images", 24), ("target", 32),
+    ]  # fmt: skip
+    assert both["change"]["epoch"] == 1
+    assert "small images until 2 |" in (tmp_path / "tiny_imagenet.md").read_text()
+
+
+def test_small_images_come_behind_the_pretrain_network(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        run_tiny_imagenet(data, tmp_path, "--both", "2,1")
+
+
+def test_any_network_of_the_registry(data: Path, tmp_path: Path) -> None:
+    run_tiny_imagenet(
+        data, tmp_path, "--model", "torchvision/resnet18", "--precision", "bf16",
+        "--target-size", "96", "--pretrain-size", "70",
+    )  # fmt: skip
+
+    report = (tmp_path / "tiny_imagenet.md").read_text()
+    assert "- network: torchvision/resnet18\n- precision: bf16\n" in report
 
 
 def test_other_settings_are_not_mixed(data: Path, tmp_path: Path) -> None:
@@ -112,7 +140,7 @@ def test_tables_add_up() -> None:
     ]
     steps = {"target": 0.5, "pre-train": 0.1, "small images": 0.25}
 
-    text = report(runs, [1], [1], steps, 20, {"date": "today"})
+    text = report(runs, [r.name for r in runs], steps, 20, {"date": "today"})
 
     # 20 s at 10 s a step; 13 s = 6 + 6 + 1; at median steps 20 * (0.1 + 0.5) + 1 = 13 of 20 s.
     assert "| target alone | 60.0 % |  | 20.0 s |  | 20.0 s |  |" in text

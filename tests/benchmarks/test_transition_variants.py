@@ -10,7 +10,7 @@ import pytest
 from torch import nn
 
 from benchmarks import tiny_imagenet, transition_variants
-from benchmarks.tiny_imagenet import Experiment
+from benchmarks._tiny_imagenet_runs import Experiment
 from benchmarks.transition_variants import FactoredRecipe, half_kept, size_between
 from fxscale.errors import FxscaleError
 from fxscale.training import Recipe
@@ -85,7 +85,7 @@ def test_behind_the_drop_the_rate_goes_back_for_some_epochs(data: Path, tmp_path
 
 def test_every_other_block_of_the_network_in_between_is_the_targets() -> None:
     recipe = Recipe(3, 0.1, ())
-    experiment = Experiment(recipe, 10, 0, 64, 46, (8, 16, 32), 2, (), ())
+    experiment = Experiment(recipe, 10, 0, 64, 46, (8, 16, 32), 2, ())
     assert size_between(experiment) == 54
 
     between = half_kept(experiment, experiment.network(0))
