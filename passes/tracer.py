@@ -150,7 +150,14 @@ class ValueAttribute(ValueProxy):
         return self._node
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.tracer.create_proxy("call_method", self.attr, (self.root, *args), kwargs)
+        given = map(_lengths, args)
+        return self.tracer.create_proxy("call_method", self.attr, (self.root, *given), kwargs)
+
+
+def _lengths(argument: Any) -> Any:
+    """A size as a tuple of its lengths: each has a node then, and may come from another map."""
+    size = isinstance(argument, ValueProxy) and isinstance(argument.value, torch.Size)
+    return tuple(argument) if size else argument
 
 
 def with_nodes(value: Any) -> Any:

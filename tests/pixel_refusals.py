@@ -39,7 +39,7 @@ def changed(x: Tensor) -> Tensor:
 
 
 def over_pixels(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    return x.mean((2, 3), keepdim=True).expand(shape)
+    return torch.broadcast_to(x.mean((2, 3), keepdim=True), shape)
 
 
 def deformed(m: Any, x: Tensor, offset: Tensor) -> Tensor:

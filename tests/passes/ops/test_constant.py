@@ -183,6 +183,18 @@ CASES: dict[str, tuple[Body, Body]] = {
         lambda m, x: x + (2 * m.grid).permute(0, 3, 1, 2).expand(*x.shape),
         lambda m, x: x + small_grid(m),
     ),
+    "expanded to the size of a map": (
+        lambda m, x: x + (2 * m.grid).permute(0, 3, 1, 2).expand(x.shape),
+        lambda m, x: x + small_grid(m),
+    ),
+    "viewed as the size of a map": (
+        lambda m, x: x + (2 * m.grid).permute(0, 3, 1, 2).flatten(1).view(x[:1].size()),
+        lambda m, x: x + small_grid(m),
+    ),
+    "unflattened to a part of a map's size": (
+        lambda m, x: x + (2 * m.grid).flatten(1, 2).mT.unflatten(2, x.shape[2:]),
+        lambda m, x: x + small_grid(m),
+    ),
     "rows, expanded to the lengths of a map": (
         lambda m, x: x + m.grid[:, :1].permute(0, 3, 1, 2).expand(*x.shape),
         lambda m, x: x + on_rows(m.grid[:, :1].permute(0, 3, 1, 2), 8),
