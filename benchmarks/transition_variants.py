@@ -9,7 +9,10 @@ transition at a time:
 
 - `momentum reset`: the target's optimizer starts empty;
 - `warm-up`: the learning rate of the first epoch after the transition is a fifth;
-- `raised rate`: the learning rate is doubled until its next drop;
+- `raised rate`: the learning rate is doubled until its next drop; `lowered rate`: it is 0.3 of what
+  is scheduled;
+- `norms kept`: kernels that were enlarged are multiplied by what makes their norm the pre-train
+  network's again, or more (`NORMS`). Behind BatchNorm that changes nothing but how far a step goes;
 - `raised rate behind the drop`: after the first drop of the learning rate, where the paper finds
   that late transitions cannot make up any more (section 6), it goes back to its first value for
   `HIGH_EPOCHS` epochs, then on as scheduled. Before the first drop there is nothing to raise;
@@ -47,11 +50,14 @@ from benchmarks.tiny_imagenet import (
     experiment_parser,
 )
 from fxscale.errors import FxscaleError
-from fxscale.training import ImageSet, Recipe, Run, SmallResNet, Trainer
+from fxscale.training import ImageSet, Recipe, Run, SmallResNet, Stage, Trainer
+from fxscale.training.loop import single_device
 
 NAME = "transition_variants"
 WARM_UP = 0.2
 RAISED = 2.0
+LOWERED = 0.3
+NORMS = 1.5
 HIGH_EPOCHS = 3
 BETWEEN_EPOCHS = 4
 BEHIND_DROP = "raised rate behind the drop"
@@ -93,6 +99,19 @@ def half_kept(experiment: Experiment, target: nn.Module) -> fxscale.PretrainNetw
     )
 
 
+def with_norms(pretrain: nn.Module, stage: Stage, factor: float) -> None:
+    """Kernels that were enlarged get `factor` times their norm before, and momentum to match.
+
+    For networks whose convolutions are all followed by BatchNorm, which takes the factor out again.
+    """
+    before = dict(pretrain.named_parameters())
+    for name, weight in stage.network.named_parameters():
+        if weight.dim() == 4 and weight.shape != before[name].shape:
+            scale = factor * before[name].detach().norm() / weight.detach().norm()
+            weight.detach().mul_(scale)
+            stage.optimizer.state[weight]["momentum_buffer"].mul_(scale)
+
+
 @dataclass(frozen=True)
 class Tail:
     """What follows the transition after `epoch` epochs, for one seed."""
@@ -110,28 +129,34 @@ class Tail:
         recipe: Recipe | None = None,
         *,
         reset: bool = False,
+        norms: float | None = None,
         by_way_of: Callable[[nn.Module], nn.Module] | None = None,
         between_size: int | None = None,
     ) -> Run:
         """The transition with another recipe, an empty optimizer, or by way of another network.
 
-        `by_way_of` makes it of the target; it trains on images of `between_size` (default:
+        `norms`: of enlarged kernels, as multiples of the pre-train network's. `by_way_of` makes the
+        other network of the target; it trains on images of `between_size` (default:
         `size_between`) first.
         """
         experiment = self.experiment
+        benchmark = Benchmark(self.images, experiment, self.journal, self.checkpoints)
         trainer = Trainer(
             self.images,
             recipe or experiment.recipe,
             seed=self.seed,
             augmentation=AUGMENTATION,
+            fabric=benchmark.fabric,
         )
-        benchmark = Benchmark(self.images, experiment, self.journal, self.checkpoints)
         stage, records = benchmark.beginning(trainer, "resized", self.epoch)
         if reset:
             stage.optimizer.state.clear()
         target, size = experiment.network(self.seed), experiment.target_size
         if by_way_of is None:
+            pretrain = stage.network
             stage, change = trainer.upscale(stage, target, size=size, epoch=self.epoch)
+            if norms is not None:
+                with_norms(pretrain, stage, norms)
         else:
             between = by_way_of(target)
             stop = min(self.epoch + self.between, experiment.recipe.epochs - 1)
@@ -156,6 +181,12 @@ class Tail:
 
     def raised_rate(self) -> Run:
         return self.run(self._recipe(RAISED, self._next_drop()))
+
+    def lowered_rate(self) -> Run:
+        return self.run(self._recipe(LOWERED, self._next_drop()))
+
+    def norms_kept(self) -> Run:
+        return self.run(norms=NORMS)
 
     def raised_behind_drop(self) -> Run:
         recipe = self.experiment.recipe
@@ -185,6 +216,8 @@ VARIANTS: dict[str, Callable[[Tail], Run]] = {
     "momentum reset": Tail.momentum_reset,
     "warm-up": Tail.warm_up,
     "raised rate": Tail.raised_rate,
+    "lowered rate": Tail.lowered_rate,
+    "norms kept": Tail.norms_kept,
     BEHIND_DROP: Tail.raised_behind_drop,
     "ramp": Tail.ramp,
     "progressive resizing next": Tail.progressive_next,
@@ -281,7 +314,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name, _, epoch = label.rpartition("@")
         if int(epoch) == options.transition:
             runs.setdefault(name, {})[seed] = run
-    facts = experiment_facts(experiment, images, torch.device("cpu"))
+    device = single_device(experiment.precision).device
+    facts = experiment_facts(experiment, images, device)
     text = report(plain, runs, facts, options.transition)
     figures: dict[str, Any] = {
         "settings": facts,

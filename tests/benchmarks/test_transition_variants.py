@@ -7,13 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
+import fxscale
 from benchmarks import tiny_imagenet, transition_variants
 from benchmarks._tiny_imagenet_runs import Experiment
-from benchmarks.transition_variants import FactoredRecipe, half_kept, size_between
+from benchmarks.transition_variants import (
+    FactoredRecipe,
+    half_kept,
+    size_between,
+    with_norms,
+)
 from fxscale.errors import FxscaleError
-from fxscale.training import Recipe
+from fxscale.training import Recipe, SmallResNet, Stage
 from tests.benchmarks.tiny_images import run_tiny_imagenet, write_images
 
 
@@ -41,8 +48,8 @@ def test_every_variant_differs_from_the_plain_transition_as_it_says(
     run_variants(data, tmp_path)
     found = runs(tmp_path / "transition_variants.jsonl")
     assert list(found) == [
-        "momentum reset@1", "warm-up@1", "raised rate@1", "ramp@1", "progressive resizing next@1",
-        "three stages@1",
+        "momentum reset@1", "warm-up@1", "raised rate@1", "lowered rate@1", "norms kept@1",
+        "ramp@1", "progressive resizing next@1", "three stages@1",
     ]  # fmt: skip
     assert "raised rate behind the drop: the learning rate has not" in capsys.readouterr().out
 
@@ -52,6 +59,7 @@ def test_every_variant_differs_from_the_plain_transition_as_it_says(
         assert column(run, "train_loss")[1:] != column(plain, "train_loss")[1:]
     assert column(found["warm-up@1"], "learning_rate") == pytest.approx([0.02, 0.004, 0.002])
     assert column(found["raised rate@1"], "learning_rate") == pytest.approx([0.02, 0.04, 0.002])
+    assert column(found["lowered rate@1"], "learning_rate") == pytest.approx([0.02, 0.006, 0.002])
     assert column(found["momentum reset@1"], "learning_rate") == column(plain, "learning_rate")
     for name in ("ramp@1", "three stages@1"):
         assert column(found[name], "size") == [24, 28, 32]
@@ -98,6 +106,27 @@ def test_every_other_block_of_the_network_in_between_is_the_targets() -> None:
     blocks = {f"layers.{i}.conv{j}": 2 + (i + 1) % 2 for i in range(6) for j in (1, 2)}
     assert kernels == {"stem": 5} | blocks
     assert not between.plan.pad_operators
+
+
+def test_norms_go_back_to_the_pretrain_networks() -> None:
+    torch.manual_seed(0)
+    target = SmallResNet(3, 2, widths=(16, 32), blocks=1)
+    pretrain = fxscale.downscale(target, 24, target_size=32)
+    optimizer = torch.optim.SGD(target.parameters(), lr=0.1, momentum=0.9)
+    fxscale.transition(pretrain, target)
+    target(torch.randn(4, 3, 32, 32)).sum().backward()
+    optimizer.step()
+    kernels = {k: p for k, p in target.named_parameters() if p.dim() == 4}
+    steps = {k: optimizer.state[p]["momentum_buffer"] / p for k, p in kernels.items()}
+
+    with_norms(pretrain, Stage("target", 32, target, optimizer, target, optimizer), 1.5)
+
+    before = dict(pretrain.named_parameters())
+    for name, kernel in kernels.items():
+        if kernel.shape[-1] > 1:
+            torch.testing.assert_close(kernel.norm(), 1.5 * before[name].norm())
+        again = optimizer.state[kernel]["momentum_buffer"] / kernel
+        torch.testing.assert_close(again, steps[name])
 
 
 def test_a_variant_that_changes_nothing_is_the_plain_transition(
