@@ -34,6 +34,8 @@ IDENTITY_UP_TO = 100_000_000
 # compared is the graph, which is the same for every size.
 IDENTITY_SIZE = 96
 SIZE_TOLERANCE = 2.0
+MISTAKES = ("the pass ", "the handler ")
+"""How the reason begins where the compiler did not refuse, but failed."""
 Record = dict[str, Any]
 
 
@@ -62,7 +64,8 @@ def check(name: str, extent: Extent) -> Record:
     except fxscale.UnsupportedModelError as error:
         record |= {"node": error.node, "module": error.module, "remedy": error.remedy}
         # Only compiling may refuse: whoever compiles at all has to come out right.
-        record |= {"status": "refused" if record["stage"] == "compile" else "wrong"}
+        refused = record["stage"] == "compile" and not error.reason.startswith(MISTAKES)
+        record |= {"status": "refused" if refused else "wrong"}
         record["reason"] = error.reason
     except fxscale.SizeError as error:
         record |= {"status": "refused" if record["stage"] == "compile" else "wrong"}

@@ -16,6 +16,7 @@ from fnmatch import fnmatchcase
 from fxscale.errors import UnsupportedModelError
 from fxscale.passes.refusal import refusal
 from fxscale.passes.sites import Convolution, Sites
+from fxscale.passes.tracer import first_line
 
 TABLE_1 = {1: 1, 3: 2, 5: 3, 7: 5, 11: 7}
 
@@ -108,7 +109,15 @@ def _explicit(convolution: Convolution, policy: KernelPolicy) -> KernelSize:
         chosen = policy[matches[0]] if matches else target
     else:
         assert not isinstance(policy, str)
-        chosen = policy(convolution)
+        try:
+            chosen = policy(convolution)
+        except Exception as error:  # whatever the user's function raises
+            raise refusal(
+                convolution.first.node,
+                f"kernels raises {type(error).__name__}: {first_line(error)}",
+                remedy="return an int, or one int per spatial axis, for every convolution",
+                module=convolution.name,
+            ) from error
     kernel = tuple(chosen) if isinstance(chosen, Sequence) else (chosen,) * len(target)
     if not all(isinstance(k, int) for k in kernel):
         raise refusal(

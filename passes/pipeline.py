@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from fxscale.errors import SizeError, UnsupportedModelError
+from fxscale.errors import FxscaleError, SizeError, UnsupportedModelError
 from fxscale.passes.annotate import annotate
 from fxscale.passes.axes import AnnotatedNetwork
 from fxscale.passes.geometry import Geometry, solve_geometry, with_kernel_axes
@@ -36,6 +36,7 @@ from fxscale.passes.sites import Sites, find_sites
 from fxscale.passes.sizes import choose_input_size
 from fxscale.passes.summarise import Request, summarise
 from fxscale.passes.trace import TracedNetwork, trace
+from fxscale.passes.tracer import first_line
 from fxscale.passes.verify import verify
 from fxscale.plan import Size
 from fxscale.pretrain_network import PretrainNetwork
@@ -67,7 +68,16 @@ class Timings:
 
     def run(self, name: str, function: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
         start = time.perf_counter()
-        result = function(*args, **kwargs)
+        try:
+            result = function(*args, **kwargs)
+        except (FxscaleError, MemoryError):
+            raise
+        except Exception as error:  # a mistake in the pass, which no network may meet bare
+            raise UnsupportedModelError(
+                f"the pass {name!r} failed on it: {type(error).__name__}: {first_line(error)}",
+                remedy="please report it, with the traceback: it is a mistake in fxscale. A module "
+                "that leads to it can be kept whole, with a handler from fxscale.register",
+            ) from error
         self.seconds[name] = time.perf_counter() - start
         if os.environ.get("FXSCALE_PRINT") == "1":
             print_pass(name, self.seconds[name], result)

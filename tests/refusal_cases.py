@@ -138,6 +138,11 @@ ARGUMENTS: dict[str, Case] = {
     "the pattern … matches no convolution": Case(
         body(lambda m, x: x), options={"keep": ["stem"]}, remedy={"keep": ["conv"]}
     ),
+    "kernels raises …: …": Case(
+        body(lambda m, x: x),
+        options={"kernels": lambda convolution: {"stem": 2}[convolution.name]},
+        remedy={"kernels": lambda convolution: {"conv": 2}[convolution.name]},
+    ),
     "kernels gives …, which is not a kernel size": Case(
         body(lambda m, x: x), options={"kernels": {"conv": "2"}}, remedy={"kernels": {"conv": 2}}
     ),

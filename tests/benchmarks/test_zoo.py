@@ -18,6 +18,7 @@ from benchmarks import _zoo_check, zoo
 from benchmarks._zoo_check import Extent, WrongNetworkError, check
 from benchmarks._zoo_entries import Entry
 from benchmarks._zoo_report import report, summary
+from fxscale.passes import pipeline
 
 NOISE = [0.0]
 """State outside of all modules: what tracing sees once is frozen into the graph."""
@@ -70,6 +71,12 @@ def test_refusals_and_crashes_are_told_apart(monkeypatch: pytest.MonkeyPatch) ->
 
     def crash(*_: Any, **__: Any) -> Any:
         raise RuntimeError("a defect")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "verify", crash)
+        record = checked(patched, Net)
+    assert (record["status"], record["stage"]) == ("wrong", "compile")
+    assert record["reason"] == "the pass 'verify' failed on it: RuntimeError: a defect"
 
     monkeypatch.setattr(_zoo_check, "_compile", crash)
     record = checked(monkeypatch, Net)

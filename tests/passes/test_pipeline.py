@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import fxscale
-from fxscale.errors import SizeError
+from fxscale.errors import SizeError, UnsupportedModelError
+from fxscale.passes import pipeline
 from fxscale.passes.inputs import describe_inputs
 from fxscale.passes.pipeline import Options, Timings, compile_network
 
@@ -36,6 +37,23 @@ def test_passes_run_in_order() -> None:
         "rewrite",
         "verify",
     ]
+
+
+@pytest.mark.parametrize("name", ["annotate", "place_paddings", "verify"])
+def test_a_mistake_in_a_pass_is_a_refusal(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mistaken(*args: object, **kwargs: object) -> None:
+        raise ValueError("zip() argument 2 is longer than argument 1\nand more")
+
+    monkeypatch.setattr(pipeline, name, mistaken)
+
+    words = name.replace("_", " ")
+    with pytest.raises(
+        UnsupportedModelError,
+        match=rf"the pass '{words}' failed on it: ValueError: zip\(\) argument 2 is longer than "
+        r"argument 1\. Remedy: please report it",
+    ) as caught:
+        fxscale.downscale(model(), 8, target_size=12)
+    assert isinstance(caught.value.__cause__, ValueError)
 
 
 @pytest.mark.parametrize(
