@@ -311,6 +311,10 @@ OPERATORS: dict[str, Case] = {
         body(lambda m, x: torch.matmul(x.mean((2, 3)), torch.ones(4))),
         body(lambda m, x: torch.matmul(x.mean((2, 3)), torch.ones(4, 1))),
     ),
+    "distances between pictures grow with their pixels": Case(
+        body(lambda m, x: torch.cdist(x.flatten(2), x.flatten(2))),
+        body(lambda m, x: torch.cdist(x.flatten(2).mT, x.flatten(2).mT)),
+    ),
     "the diagonal of a feature map": Case(
         body(lambda m, x: torch.einsum("nchh->nch", x)), body(lambda m, x: x)
     ),

@@ -24,6 +24,7 @@ from fxscale.passes.ops import (
     sample,
     shape,
     slicing,
+    table,
     unfold,
     weight_norm,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "sample",
     "shape",
     "slicing",
+    "table",
     "unfold",
     "weight_norm",
 ]

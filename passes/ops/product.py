@@ -39,6 +39,20 @@ def matrix_product(call: Call) -> Annotation:
     return contract(call, ("input", "other"), letters, [*batch, rows, columns])
 
 
+@handles(torch.cdist, params="x1 x2")
+def distances(call: Call) -> Annotation:
+    """Between every row of one and every row of the other, as a codebook asks for them."""
+    left, right = call.dims("x1"), call.dims("x2")
+    if is_spatial(left[-1]) or is_spatial(right[-1]):
+        raise call.refuse(
+            "distances between pictures grow with their pixels", "compare channels, or use a mean"
+        )
+    names = [[*range(-len(dims), -2)] for dims in (left, right)]
+    rows, columns, compared = 1, 2, 0
+    letters = [[*names[0], rows, compared], [*names[1], columns, compared]]
+    return contract(call, ("x1", "x2"), letters, [*max(names, key=len), rows, columns])
+
+
 @handles(F.cosine_similarity, params="x1 x2 dim")
 def cosine_similarity(call: Call) -> Annotation:
     """The product of two unit vectors does not grow with their length."""

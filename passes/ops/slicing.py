@@ -57,7 +57,11 @@ def take(call: Call) -> Annotation:
     place = call.value("dim") % len(dims)
     if is_spatial(dims[place]):
         raise call.refuse("takes pixels by their numbers", "use slices")
-    dims[place] = fixed_dim(call.result.shape[place])
+    where = call.annotation("index") if "index" in call.params else None
+    if isinstance(where, Shape):  # one entry of a table for every pixel
+        dims[place : place + 1] = where.dims
+    else:
+        dims[place] = fixed_dim(call.result.shape[place])
     return Shape(tuple(dims))
 
 
@@ -97,11 +101,21 @@ def _index(call: Call, dims: Dims, index: tuple[Any, ...]) -> Shape:
             items[place] = _pick(call, remaining.pop(0), item, items[place])
         elif isinstance(item, list) and not is_spatial(remaining.pop(0)):
             out.append(fixed_dim(len(item)))
+        elif isinstance(item, torch.Tensor) and _reads_a_table(item, index, remaining.pop(0)):
+            places = call.annotator.annotation_of(items[place])
+            assert isinstance(places, Shape)  # as every tensor has one
+            out += places.dims
         else:
             raise call.refuse("indexes a tensor with a tensor", "use slices")
     if not isinstance(raw, fx.Node) and items != (list(raw) if isinstance(raw, tuple) else [raw]):
         call.annotator.substitute(call.node, tuple(items), argument=call.place("index"))
     return Shape((*out, *remaining))
+
+
+def _reads_a_table(item: torch.Tensor, index: tuple[Any, ...], dim: Dim) -> bool:
+    """Whether `index` takes whole entries of a dimension by their numbers: `codes[nearest]`."""
+    others = sum(isinstance(other, int | list | torch.Tensor) for other in index)
+    return others == 1 and item.dtype in (torch.int32, torch.int64) and not is_spatial(dim)
 
 
 def _up_to(call: Call, dim: Dim, item: Any) -> Dim | None:

@@ -1,0 +1,30 @@
+"""Products that networks of images take: the compiled network against the model on small images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+import fxscale
+
+
+class Nearest(nn.Module):
+    """Distances of the tokens of one map to those of another, batched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3, 8, 3, padding=1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = (conv(x).flatten(2).mT for conv in self.convs)
+        return torch.cdist(first, second).amin(2)
+
+
+def test_distances_between_the_tokens_of_two_maps() -> None:
+    torch.manual_seed(0)
+    target = Nearest()
+    pretrain = fxscale.downscale(target, 8, target_size=12, keep=["*"])
+    pretrain.load_state_dict(target.state_dict())
+    images = torch.randn(3, 3, 8, 8)
+
+    torch.testing.assert_close(pretrain(images), target(images))
