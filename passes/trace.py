@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from fxscale.errors import FxscaleError, UnsupportedModelError
 from fxscale.modes import EVAL, TRAIN, Modes
+from fxscale.passes.aliases import use_first_names
 from fxscale.passes.carried_state import refusing_carried_state
 from fxscale.passes.custom_functions import refusing_custom_functions
 from fxscale.passes.feature_maps import FeatureMapMode
@@ -206,6 +207,7 @@ def _trace_mode(tracer: ValueTracer, model: nn.Module, constants: dict[str, Any]
         ):
             graph = tracer.trace(model, concrete_args=constants or None)
         tracer.check_constants()
+        use_first_names(graph.nodes)
         return _without_constants(graph, model)
     except FxscaleError:
         raise

@@ -66,7 +66,7 @@ def name_of(node: fx.Node) -> str:
     name: str = getattr(node.target, "__name__", str(node.target)).rstrip("_")
     if node.target in _INPLACE:
         name = name.removeprefix("i")
-    return "div" if name in ("truediv", "true_divide") else name
+    return "div" if name == "truediv" else name
 
 
 def _first(reader: Reader, call: Call) -> Amplitude:

@@ -33,13 +33,19 @@ from fxscale.passes.tracer import VALUE
 _ARITHMETIC = (
     "add",
     "atan2",
+    "bitwise_and",
+    "bitwise_or",
+    "bitwise_xor",
     "copysign",
     "div",
+    "float_power",
+    "floor_divide",
     "fmax",
     "fmin",
     "fmod",
     "heaviside",
     "hypot",
+    "ldexp",
     "logaddexp",
     "logical_and",
     "logical_or",
@@ -47,11 +53,13 @@ _ARITHMETIC = (
     "maximum",
     "minimum",
     "mul",
+    "nextafter",
     "pow",
     "remainder",
     "sub",
-    "true_divide",
+    "xlogy",
 )
+_COMBINED = ("addcmul", "addcdiv", "lerp")
 _OPERATORS = (
     operator.add,
     operator.sub,
@@ -62,6 +70,11 @@ _OPERATORS = (
     operator.isub,
     operator.imul,
     operator.itruediv,
+    operator.and_,
+    operator.or_,
+    operator.xor,
+    operator.mod,
+    *(getattr(operator, name) for name in ("iand", "ior", "ixor", "ifloordiv", "imod", "ipow")),
 )
 
 
@@ -69,7 +82,7 @@ _OPERATORS = (
     *_OPERATORS,
     *(getattr(torch, name) for name in _ARITHMETIC),
     *(f".{name}" for name in _ARITHMETIC),
-    *(f".{name}_" for name in ("add", "sub", "mul", "div")),
+    *(f".{name}_" for name in ("add", "sub", "mul", "div", "pow")),
     params="a b",
 )
 def arithmetic(call: Call) -> Annotation:
@@ -102,7 +115,7 @@ def _keep_amplitudes(call: Call) -> None:
             call.annotator.substitute(call.node, value, argument=call.place(name))
 
 
-@handles(operator.neg)
+@handles(operator.neg, operator.invert)
 def negate(call: Call) -> Annotation:
     return call.annotation("input") if isinstance(call.result, torch.Tensor) else None
 
@@ -112,12 +125,18 @@ def masked_fill(call: Call) -> Annotation:
     return broadcast(call, ("a", "b"))
 
 
-@handles(torch.addcmul, ".addcmul", torch.addcdiv, ".addcdiv", torch.lerp, ".lerp", params="a b c")
+@handles(
+    *(getattr(torch, name) for name in _COMBINED),
+    *(f".{name}" for name in _COMBINED),
+    *(f".{name}_" for name in _COMBINED),
+    params="a b c",
+)
 def combine(call: Call) -> Annotation:
     return broadcast(call, ("a", "b", "c"))
 
 
 @handles(torch.where, params="condition a b")
+@handles(".where", params="a condition b")
 def where(call: Call) -> Annotation:
     return broadcast(call, ("condition", "a", "b"))
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import fx
+from torch import fx, nn
 
 from fxscale.passes.axes import Annotation, Dim, Dims, Shape, is_spatial, target_length
 from fxscale.passes.ops.join import broadcast, meet
@@ -22,9 +22,11 @@ from fxscale.passes.origins import Origin
 @handles(
     torch.matmul,
     torch.bmm,
+    torch.mm,
     operator.matmul,
     ".matmul",
     ".bmm",
+    ".mm",
     ".__matmul__",
     params="input other",
 )
@@ -54,10 +56,12 @@ def distances(call: Call) -> Annotation:
 
 
 @handles(F.cosine_similarity, params="x1 x2 dim")
+@handles(nn.CosineSimilarity, params="x1 x2")
 def cosine_similarity(call: Call) -> Annotation:
     """The product of two unit vectors does not grow with their length."""
     dims = list(broadcast(call, ("x1", "x2")).dims)
-    del dims[call.value("dim", 1)]
+    module = call.module
+    del dims[module.dim if isinstance(module, nn.CosineSimilarity) else call.value("dim", 1)]
     return Shape(tuple(dims))
 
 

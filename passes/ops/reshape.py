@@ -223,7 +223,7 @@ def transpose(call: Call) -> Annotation:
     return Shape(tuple(dims))
 
 
-@handles(torch.movedim, ".movedim", torch.moveaxis, ".moveaxis", params="input source destination")
+@handles(torch.movedim, ".movedim", params="input source destination")
 def move(call: Call) -> Annotation:
     dims = call.dims()
     rank = len(dims)

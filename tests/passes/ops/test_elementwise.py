@@ -52,6 +52,32 @@ FUNCTIONS: dict[str, Any] = {
     "contiguous": lambda m, x: x.contiguous(memory_format=torch.channels_last),
     "to": lambda m, x: x.to(torch.float64).float(),
     "detach and clone": lambda m, x: x.detach().clone(),
+    "bitwise": lambda m, x: ~((x > 0).bitwise_and(x < 1)) & (x > -2),
+    "operators": lambda m, x: ((x > 0) | (x < -1)) ^ (x // 0.5 % 2 == 0),
+    "xlogy": lambda m, x: torch.xlogy(x, x.sigmoid()),
+    "floor_divide": lambda m, x: torch.floor_divide(x, 0.1),
+    "float_power": lambda m, x: x.sigmoid().float_power(1.5),
+    "where, of a tensor": lambda m, x: x.where(x > 0, x.exp()),
+    "pow_": lambda m, x: x.clone().pow_(2),
+    "lerp_": lambda m, x: x.clone().lerp_(x.exp(), 0.3),
+    "addcmul_": lambda m, x: x.clone().addcmul_(x, x, value=0.3),
+    "clamp_min": lambda m, x: torch.clamp_min(x, 0.1),
+    "softshrink": lambda m, x: F.softshrink(x, 0.1),
+    "tanhshrink": lambda m, x: F.tanhshrink(x),
+    **{
+        name: lambda m, x, name=name: getattr(torch, name)(x.sigmoid() + (name == "acosh"))
+        for name in (
+            *("acosh", "angle", "asinh", "atanh", "deg2rad", "digamma", "erfinv", "i0"),
+            *("isneginf", "isposinf", "lgamma", "positive", "rad2deg", "sgn", "signbit", "sinc"),
+        )
+    },
+    **{
+        f"{name}, of a tensor": lambda m, x, name=name: getattr((9 * x).exp(), name)()
+        for name in (
+            *("bool", "int", "long", "short", "sinc", "sgn", "lgamma"),
+            *("ceil_", "floor_", "log_", "neg_", "reciprocal_", "round_", "rsqrt_", "square_"),
+        )
+    },
 }
 
 

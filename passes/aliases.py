@@ -1,0 +1,50 @@
+"""Operators under their second names: `torch.multiply` is `torch.mul`.
+
+The graph has the first names alone, so that whoever knows an operator knows it under all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import fx
+
+# The arguments of both are called the same.
+FIRST_NAMES = {
+    "absolute": "abs",
+    "arccos": "acos",
+    "arccosh": "acosh",
+    "arcsin": "asin",
+    "arcsinh": "asinh",
+    "arctan": "atan",
+    "arctan2": "atan2",
+    "arctanh": "atanh",
+    "clip": "clamp",
+    "divide": "div",
+    "fix": "trunc",
+    "greater": "gt",
+    "greater_equal": "ge",
+    "less": "lt",
+    "less_equal": "le",
+    "moveaxis": "movedim",
+    "multiply": "mul",
+    "negative": "neg",
+    "not_equal": "ne",
+    "subtract": "sub",
+    "true_divide": "div",
+}
+_FUNCTIONS: dict[Any, Any] = {
+    getattr(torch, second): getattr(torch, first) for second, first in FIRST_NAMES.items()
+}
+_METHODS = FIRST_NAMES | {f"{second}_": f"{first}_" for second, first in FIRST_NAMES.items()}
+
+
+def use_first_names(nodes: Iterable[fx.Node]) -> None:
+    """Calls every operator by its first name; it computes the same."""
+    for node in nodes:
+        if node.op == "call_function":
+            node.target = _FUNCTIONS.get(node.target, node.target)
+        elif node.op == "call_method":
+            node.target = _METHODS.get(str(node.target), node.target)
