@@ -61,12 +61,12 @@ class Experiment:
         return fxscale.downscale(target, self.pretrain_size, target_size=self.target_size)
 
     def changes(self, kind: str) -> list[int]:
-        """The epochs at which runs leave this beginning, one of `SMALL_PHASES`, in order."""
-        pretrain, small = (
-            {c.pretrain for c in self.courses if c.pretrain < self.recipe.epochs},
-            {c.small for c in self.courses if not c.pretrain},
-        )
-        return sorted((pretrain if kind == "resized" else small) - {0})
+        """After which epochs runs leave a beginning, `"resized"` or `"progressive"`, in order."""
+        if kind == "resized":
+            epochs = {course.pretrain for course in self.courses} - {self.recipe.epochs}
+        else:
+            epochs = {course.small for course in self.courses if not course.pretrain}
+        return sorted(epochs - {0})
 
     def to_dict(self) -> dict[str, Any]:
         # Which runs are made does not change what one measures.

@@ -11,8 +11,8 @@ transition at a time:
 - `warm-up`: the learning rate of the first epoch after the transition is a fifth;
 - `raised rate`: the learning rate is doubled until its next drop; `lowered rate`: it is 0.3 of what
   is scheduled;
-- `norms kept`: kernels that were enlarged are multiplied by what makes their norm the pre-train
-  network's again, or more (`NORMS`). Behind BatchNorm that changes nothing but how far a step goes;
+- `larger norms`: kernels that were enlarged get 1.5 times the norm that they had in the pre-train
+  network. Behind BatchNorm that changes nothing but how far a step goes;
 - `raised rate behind the drop`: after the first drop of the learning rate, where the paper finds
   that late transitions cannot make up any more (section 6), it goes back to its first value for
   `HIGH_EPOCHS` epochs, then on as scheduled. Before the first drop there is nothing to raise;
@@ -185,7 +185,7 @@ class Tail:
     def lowered_rate(self) -> Run:
         return self.run(self._recipe(LOWERED, self._next_drop()))
 
-    def norms_kept(self) -> Run:
+    def larger_norms(self) -> Run:
         return self.run(norms=NORMS)
 
     def raised_behind_drop(self) -> Run:
@@ -217,7 +217,7 @@ VARIANTS: dict[str, Callable[[Tail], Run]] = {
     "warm-up": Tail.warm_up,
     "raised rate": Tail.raised_rate,
     "lowered rate": Tail.lowered_rate,
-    "norms kept": Tail.norms_kept,
+    "larger norms": Tail.larger_norms,
     BEHIND_DROP: Tail.raised_behind_drop,
     "ramp": Tail.ramp,
     "progressive resizing next": Tail.progressive_next,

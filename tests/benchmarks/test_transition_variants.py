@@ -48,7 +48,7 @@ def test_every_variant_differs_from_the_plain_transition_as_it_says(
     run_variants(data, tmp_path)
     found = runs(tmp_path / "transition_variants.jsonl")
     assert list(found) == [
-        "momentum reset@1", "warm-up@1", "raised rate@1", "lowered rate@1", "norms kept@1",
+        "momentum reset@1", "warm-up@1", "raised rate@1", "lowered rate@1", "larger norms@1",
         "ramp@1", "progressive resizing next@1", "three stages@1",
     ]  # fmt: skip
     assert "raised rate behind the drop: the learning rate has not" in capsys.readouterr().out
