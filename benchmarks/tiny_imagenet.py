@@ -69,12 +69,12 @@ class Benchmark:
         checkpoints: Path,
         trainer: type[Trainer] = Trainer,
     ) -> None:
-        self.images = images
+        self.fabric = single_device(experiment.precision)
+        self.images = images.to(self.fabric.device)
         self.experiment = experiment
         self.journal = journal
         self.checkpoints = checkpoints
         self.trainer = trainer
-        self.fabric = single_device(experiment.precision)
 
     def run(self, course: Course, seed: int) -> None:
         if (course.name, seed) in self.journal.runs:
@@ -110,7 +110,7 @@ class Benchmark:
             stage, change = trainer.enlarge(stage, size=experiment.target_size, epoch=course.small)
             changes.append(change)
         records += trainer.fit(stage, range(len(records), epochs))
-        self.journal.add(Run(course.name, seed, tuple(records), _both(changes)))
+        self.journal.add(Run(course.name, seed, tuple(records), combined(changes)))
 
     def beginning(
         self, trainer: Trainer, kind: str, length: int
@@ -156,7 +156,7 @@ class Benchmark:
         return [EpochRecord(**record) for record in content["records"]]
 
 
-def _both(changes: Sequence[Change]) -> Change | None:
+def combined(changes: Sequence[Change]) -> Change | None:
     """The first change, which is what an accuracy may be lost in, at the cost of all."""
     seconds = sum(change.seconds for change in changes)
     return replace(changes[0], seconds=seconds) if changes else None
@@ -203,7 +203,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     trainer = GraphedTrainer if options.graphed else Trainer
     benchmark = Benchmark(images, experiment, journal, options.checkpoints, trainer)
     device = benchmark.fabric.device
-    benchmark.images = images.to(device)
     medians = step_times(experiment, device, graphed=options.graphed)
     steps = len(images.train_labels) // experiment.recipe.batch_size
     seeds = range(options.seeds)

@@ -46,6 +46,7 @@ from benchmarks._tiny_imagenet_runs import Course, Experiment, Journal
 from benchmarks.tiny_imagenet import (
     AUGMENTATION,
     Benchmark,
+    combined,
     experiment_facts,
     experiment_parser,
 )
@@ -142,7 +143,7 @@ class Tail:
         experiment = self.experiment
         benchmark = Benchmark(self.images, experiment, self.journal, self.checkpoints)
         trainer = Trainer(
-            self.images,
+            benchmark.images,
             recipe or experiment.recipe,
             seed=self.seed,
             augmentation=AUGMENTATION,
@@ -155,6 +156,7 @@ class Tail:
         if by_way_of is None:
             pretrain = stage.network
             stage, change = trainer.upscale(stage, target, size=size, epoch=self.epoch)
+            changes = [change]
             if norms is not None:
                 with_norms(pretrain, stage, norms)
         else:
@@ -169,9 +171,9 @@ class Tail:
                 stage, second = trainer.enlarge(stage, size=size, epoch=stop)
             else:
                 stage, second = trainer.upscale(stage, target, size=size, epoch=stop)
-            change = replace(change, seconds=change.seconds + second.seconds)
+            changes = [change, second]
         epochs = range(len(records), experiment.recipe.epochs)
-        return Run("", self.seed, (*records, *trainer.fit(stage, epochs)), change)
+        return Run("", self.seed, (*records, *trainer.fit(stage, epochs)), combined(changes))
 
     def momentum_reset(self) -> Run:
         return self.run(reset=True)

@@ -18,6 +18,9 @@ from fxscale.passes.ops.join import broadcast, meet
 from fxscale.passes.ops.registry import Call, handles
 from fxscale.passes.origins import Origin
 
+_COMMON, _ROWS, _COLUMNS = range(3)
+"""What the last two dimensions of two operands are called."""
+
 
 @handles(
     torch.matmul,
@@ -34,11 +37,7 @@ def matrix_product(call: Call) -> Annotation:
     left, right = call.dims("input"), call.dims("other")
     if len(left) < 2 or len(right) < 2:
         raise call.refuse("a product with a vector", "use a linear layer, or unsqueeze the vector")
-    names = [[*range(-len(dims), -2)] for dims in (left, right)]
-    rows, columns, contracted = 1, 2, 0
-    letters = [[*names[0], rows, contracted], [*names[1], contracted, columns]]
-    batch = max(names, key=len)
-    return contract(call, ("input", "other"), letters, [*batch, rows, columns])
+    return _of_rows(call, ("input", "other"), [_COMMON, _COLUMNS])
 
 
 @handles(torch.cdist, params="x1 x2")
@@ -49,10 +48,14 @@ def distances(call: Call) -> Annotation:
         raise call.refuse(
             "distances between pictures grow with their pixels", "compare channels, or use a mean"
         )
-    names = [[*range(-len(dims), -2)] for dims in (left, right)]
-    rows, columns, compared = 1, 2, 0
-    letters = [[*names[0], rows, compared], [*names[1], columns, compared]]
-    return contract(call, ("x1", "x2"), letters, [*max(names, key=len), rows, columns])
+    return _of_rows(call, ("x1", "x2"), [_COLUMNS, _COMMON])
+
+
+def _of_rows(call: Call, arguments: Sequence[str], second: Sequence[int]) -> Shape:
+    """The rows of the first with what `second` calls the last two dimensions of the other."""
+    before = [[*range(-len(call.dims(name)), -2)] for name in arguments]
+    letters = [[*before[0], _ROWS, _COMMON], [*before[1], *second]]
+    return contract(call, arguments, letters, [*max(before, key=len), _ROWS, _COLUMNS])
 
 
 @handles(F.cosine_similarity, params="x1 x2 dim")
