@@ -13,6 +13,7 @@ transition at a time:
   is scheduled;
 - `larger norms`: kernels that were enlarged get 1.5 times the norm that they had in the pre-train
   network. Behind BatchNorm that changes nothing but how far a step goes;
+- `least squares`: kernels and momentum are enlarged by the map of `_least_squares_map.py`;
 - `raised rate behind the drop`: after the first drop of the learning rate, where the paper finds
   that late transitions cannot make up any more (section 6), it goes back to its first value for
   `HIGH_EPOCHS` epochs, then on as scheduled. Before the first drop there is nothing to raise;
@@ -40,9 +41,11 @@ import torch
 from torch import nn
 
 import fxscale
+from benchmarks._least_squares_map import least_squares
 from benchmarks._table import bullet_list, markdown_table, write_results
 from benchmarks._tiny_imagenet_report import RunNames
 from benchmarks._tiny_imagenet_runs import Course, Experiment, Journal
+from benchmarks.kernel_maps import enlarged
 from benchmarks.tiny_imagenet import (
     AUGMENTATION,
     Benchmark,
@@ -53,6 +56,7 @@ from benchmarks.tiny_imagenet import (
 from fxscale.errors import FxscaleError
 from fxscale.training import ImageSet, Recipe, Run, SmallResNet, Stage, Trainer
 from fxscale.training.loop import single_device
+from fxscale.upscale import plan_of
 
 NAME = "transition_variants"
 WARM_UP = 0.2
@@ -100,12 +104,31 @@ def half_kept(experiment: Experiment, target: nn.Module) -> fxscale.PretrainNetw
     )
 
 
-def with_norms(pretrain: nn.Module, stage: Stage, factor: float) -> None:
+def with_empty_momentum(_: Stage, stage: Stage) -> None:
+    stage.optimizer.state.clear()
+
+
+def with_least_squares(pretrain: Stage, stage: Stage) -> None:
+    """Kernels and momentum of the target, enlarged once more, by least squares."""
+    plan = plan_of(pretrain.network)
+    enlarge = partial(least_squares, ratio=stage.size / pretrain.size)
+    state = pretrain.network.state_dict()
+    stage.network.load_state_dict(enlarged(plan, state, enlarge))
+    momenta = {
+        name: pretrain.optimizer.state[parameter]["momentum_buffer"]
+        for name, parameter in pretrain.network.named_parameters()
+    }
+    momenta = enlarged(plan, state | momenta, enlarge)
+    for name, parameter in stage.network.named_parameters():
+        stage.optimizer.state[parameter]["momentum_buffer"].copy_(momenta[name])
+
+
+def with_norms(pretrain: Stage, stage: Stage, factor: float) -> None:
     """Kernels that were enlarged get `factor` times their norm before, and momentum to match.
 
     For networks whose convolutions are all followed by BatchNorm, which takes the factor out again.
     """
-    before = dict(pretrain.named_parameters())
+    before = dict(pretrain.network.named_parameters())
     for name, weight in stage.network.named_parameters():
         if weight.dim() == 4 and weight.shape != before[name].shape:
             scale = factor * before[name].detach().norm() / weight.detach().norm()
@@ -129,16 +152,15 @@ class Tail:
         self,
         recipe: Recipe | None = None,
         *,
-        reset: bool = False,
-        norms: float | None = None,
+        adjust: Callable[[Stage, Stage], None] | None = None,
         by_way_of: Callable[[nn.Module], nn.Module] | None = None,
         between_size: int | None = None,
     ) -> Run:
-        """The transition with another recipe, an empty optimizer, or by way of another network.
+        """The transition with another recipe, adjusted, or by way of another network.
 
-        `norms`: of enlarged kernels, as multiples of the pre-train network's. `by_way_of` makes the
-        other network of the target; it trains on images of `between_size` (default:
-        `size_between`) first.
+        `adjust` changes the target's stage right after the transition; it is also given the
+        pre-train network's. `by_way_of` makes the other network of the target; it trains on images
+        of `between_size` (default: `size_between`) first.
         """
         experiment = self.experiment
         benchmark = Benchmark(self.images, experiment, self.journal, self.checkpoints)
@@ -150,15 +172,13 @@ class Tail:
             fabric=benchmark.fabric,
         )
         stage, records = benchmark.beginning(trainer, "resized", self.epoch)
-        if reset:
-            stage.optimizer.state.clear()
         target, size = experiment.network(self.seed), experiment.target_size
         if by_way_of is None:
-            pretrain = stage.network
-            stage, change = trainer.upscale(stage, target, size=size, epoch=self.epoch)
+            pretrain = stage
+            stage, change = trainer.upscale(pretrain, target, size=size, epoch=self.epoch)
             changes = [change]
-            if norms is not None:
-                with_norms(pretrain, stage, norms)
+            if adjust is not None:
+                adjust(pretrain, stage)
         else:
             between = by_way_of(target)
             stop = min(self.epoch + self.between, experiment.recipe.epochs - 1)
@@ -176,7 +196,7 @@ class Tail:
         return Run("", self.seed, (*records, *trainer.fit(stage, epochs)), combined(changes))
 
     def momentum_reset(self) -> Run:
-        return self.run(reset=True)
+        return self.run(adjust=with_empty_momentum)
 
     def warm_up(self) -> Run:
         return self.run(self._recipe(WARM_UP, self.epoch + 1))
@@ -188,7 +208,10 @@ class Tail:
         return self.run(self._recipe(LOWERED, self._next_drop()))
 
     def larger_norms(self) -> Run:
-        return self.run(norms=NORMS)
+        return self.run(adjust=partial(with_norms, factor=NORMS))
+
+    def least_squares(self) -> Run:
+        return self.run(adjust=with_least_squares)
 
     def raised_behind_drop(self) -> Run:
         recipe = self.experiment.recipe
@@ -220,6 +243,7 @@ VARIANTS: dict[str, Callable[[Tail], Run]] = {
     "raised rate": Tail.raised_rate,
     "lowered rate": Tail.lowered_rate,
     "larger norms": Tail.larger_norms,
+    "least squares": Tail.least_squares,
     BEHIND_DROP: Tail.raised_behind_drop,
     "ramp": Tail.ramp,
     "progressive resizing next": Tail.progressive_next,

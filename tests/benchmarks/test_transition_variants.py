@@ -37,6 +37,14 @@ def runs(journal: Path) -> dict[str, dict[str, Any]]:
     return {run["name"]: run for run in of_lines}
 
 
+def stages(
+    pretrain: nn.Module, target: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[Stage, Stage]:
+    """Both networks' stages, at 24 and 32 px, with one optimizer."""
+    small = Stage("pre-train", 24, pretrain, optimizer, pretrain, optimizer)
+    return small, Stage("target", 32, target, optimizer, target, optimizer)
+
+
 def column(run: dict[str, Any], name: str) -> list[Any]:
     return [record[name] for record in run["records"]]
 
@@ -49,7 +57,7 @@ def test_every_variant_differs_from_the_plain_transition_as_it_says(
     found = runs(tmp_path / "transition_variants.jsonl")
     assert list(found) == [
         "momentum reset@1", "warm-up@1", "raised rate@1", "lowered rate@1", "larger norms@1",
-        "ramp@1", "progressive resizing next@1", "three stages@1",
+        "least squares@1", "ramp@1", "progressive resizing next@1", "three stages@1",
     ]  # fmt: skip
     assert "raised rate behind the drop: the learning rate has not" in capsys.readouterr().out
 
@@ -119,7 +127,7 @@ def test_norms_go_back_to_the_pretrain_networks() -> None:
     kernels = {k: p for k, p in target.named_parameters() if p.dim() == 4}
     steps = {k: optimizer.state[p]["momentum_buffer"] / p for k, p in kernels.items()}
 
-    with_norms(pretrain, Stage("target", 32, target, optimizer, target, optimizer), 1.5)
+    with_norms(*stages(pretrain, target, optimizer), 1.5)
 
     before = dict(pretrain.named_parameters())
     for name, kernel in kernels.items():
