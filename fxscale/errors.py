@@ -89,3 +89,9 @@ class DataError(FxscaleError):
 
 class DivergenceError(FxscaleError):
     """The loss is no longer finite, so training was stopped."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, for use inside one of ours."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 import fxscale.passes.ops as _handlers  # noqa: F401  # registers the handlers
-from fxscale.errors import FxscaleError, UnsupportedModelError
+from fxscale.errors import FxscaleError, UnsupportedModelError, first_line
 from fxscale.passes.annotations import (
     carries_size,
     check_shape,
@@ -61,7 +61,7 @@ from fxscale.passes.refusal import refusal
 from fxscale.passes.relative_positions import RelativeRead, relative_reads
 from fxscale.passes.shares import Amplitudes
 from fxscale.passes.trace import TracedNetwork, tensors_in
-from fxscale.passes.tracer import VALUE, first_line
+from fxscale.passes.tracer import VALUE
 from fxscale.passes.weight_amplitude import computed_weight
 from fxscale.passes.weight_layouts import WeightLayouts, lay_out_weights
 from fxscale.passes.windows import POINTWISE, window_arguments, window_length

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import torch
 from torch import fx, nn
 
 from fxscale.passes.refusal import refusal
+from fxscale.passes.tracer import CONSTANT
 
 Rest = TypeVar("Rest")
 _MUCH = 1_000_000
@@ -55,6 +56,16 @@ def refusing_carried_state(
     finally:
         before.restore()
     return result
+
+
+@contextmanager
+def keeping_attributes(model: nn.Module) -> Iterator[None]:
+    """Leave the attributes of all modules as they are, whatever calls write into them."""
+    before = _Attributes(model)
+    try:
+        yield
+    finally:
+        before.restore()
 
 
 def _check_same(graph: fx.Graph, again: fx.Graph, left: Sequence[Left]) -> None:
@@ -104,11 +115,7 @@ class _Attributes:
     def restore(self) -> None:
         for module, values in self._values:
             # fx keeps the constants of a trace as new attributes of the root.
-            constants = {
-                name: value
-                for name, value in vars(module).items()
-                if name not in values and isinstance(value, torch.Tensor)
-            }
+            constants = {k: v for k, v in vars(module).items() if k.startswith(CONSTANT)}
             module.__dict__.clear()
             module.__dict__.update(values | constants)
         for container, content, _ in self._containers:

@@ -52,7 +52,9 @@ def _evaluate_node(node: fx.Node, root: nn.Module, key: str, mode: FeatureMapMod
         return kwargs["input"] if "input" in kwargs else args[0]  # see BatchNorm below
     if node.op in ("call_function", "call_method"):
         function: Any = Method(str(node.target)) if node.op == "call_method" else node.target
-        if changes_in_place(node) or function is getattr:
+        if changes_in_place(node):
+            return mode.write(function, *args, **kwargs)
+        if function is getattr:
             return mode.compute(function, *args, **kwargs)
         return mode.feature_map(function, *args, **kwargs)
     if node.op == "call_module":

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.weak import WeakIdRef
 
 _PYTHON = (NoneType, EllipsisType, bool, int, float, str)
@@ -36,6 +37,14 @@ class FeatureMapMode(FakeTensorMode):  # type: ignore[no-untyped-call]  # torch 
         super().__init__(allow_non_fake_inputs=True)
         self.feature_maps: WeakValueDictionary[object, Tensor] = WeakValueDictionary()
 
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Of tensors that are not fake, an operator would write into the model's own."""
+        if func._schema.is_mutable:
+            leaves, structure = tree_flatten((args, kwargs or {}))
+            if not any(isinstance(leaf, FakeTensor) for leaf in leaves):
+                args, kwargs = tree_unflatten(map(self._fake, leaves), structure)
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
     def compute(self, operator: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """`operator(*args, **kwargs)` in this mode.
 
@@ -46,6 +55,18 @@ class FeatureMapMode(FakeTensorMode):  # type: ignore[no-untyped-call]  # torch 
         counted = isinstance(first, FakeTensor) and not first.is_inference()
         with self, _unsafe_preserve_version_counter(first) if counted else nullcontext():
             return operator(*args, **kwargs)
+
+    def write(self, operator: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """`compute` for an operator that writes into its first argument, or into `out`.
+
+        A tensor of the model is not written into, nor told of the gradient: a fake one is.
+        """
+        kwargs = {k: self._fake(v) if k == "out" else v for k, v in kwargs.items()}
+        return self.compute(operator, *map(self._fake, args[:1]), *args[1:], **kwargs)
+
+    def _fake(self, value: Any) -> Any:
+        real = isinstance(value, Tensor) and not isinstance(value, FakeTensor)
+        return self.from_tensor(value) if real else value
 
     def feature_map(self, operator: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """What `compute` gives, or the fake tensor that it gave for an equal operator and tensors.

@@ -117,6 +117,11 @@ class _Solver:
         self.solved = dict(images)
         splits = [event for event in network.events if isinstance(event, Split)]
         self.ladder = Ladder(self.target, splits)
+        # What the network returns at its images' size is compared with labels of that size.
+        returned = {axis.target for axis in network.outputs}
+        for axis, grid in images.items():
+            if axis.target in returned:
+                self.ladder.fix(axis, grid)
         self.chains = ChainSolver(kernels, self.ladder)
         self.pending: dict[Axis, list[Candidate]] = {}
         self.paddings: dict[Window, Padding] = {}
@@ -151,7 +156,6 @@ class _Solver:
     def _settle_end(self, axis: Axis, candidates: Sequence[Candidate], *, anchor: bool) -> None:
         wanted = self.ladder.length(axis, candidates[0].grid)
         if wanted is None and axis in self.network.outputs:
-            # What the network returns is compared with labels of the same size.
             wanted = round(self.ladder.ideal(axis, candidates[0].grid))
         fitting = [c for c in candidates if c.grid.length == wanted]
         best = min(

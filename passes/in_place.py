@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
+from typing import Any
 
 from torch import fx
 
@@ -15,9 +17,12 @@ _METHODS = frozenset(f"__{name}__" for name in (*INPLACE, "setitem"))
 
 def changes_in_place(node: fx.Node) -> bool:
     """Whether an operator writes into its first operand, or into the one given as `out`."""
-    if "out" in node.kwargs:
-        return True
     if node.op == "call_method":
-        name = str(node.target)
-        return name in _METHODS or (name.endswith("_") and not name.startswith("__"))
-    return node.op == "call_function" and node.target in _FUNCTIONS
+        return writes(str(node.target), node.kwargs)
+    return "out" in node.kwargs or (node.op == "call_function" and node.target in _FUNCTIONS)
+
+
+def writes(method: str, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a method of a tensor writes into it, or into the tensor given as `out`."""
+    named = method.endswith("_") and not method.startswith("__")
+    return "out" in kwargs or method in _METHODS or named

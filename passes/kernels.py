@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from fxscale.errors import UnsupportedModelError
+from fxscale.errors import UnsupportedModelError, first_line
 from fxscale.passes.refusal import refusal
 from fxscale.passes.sites import Convolution, Sites
-from fxscale.passes.tracer import first_line
 
 TABLE_1 = {1: 1, 3: 2, 5: 3, 7: 5, 11: 7}
 

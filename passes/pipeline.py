@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from fxscale.errors import FxscaleError, SizeError, UnsupportedModelError
+from fxscale.errors import FxscaleError, SizeError, UnsupportedModelError, first_line
 from fxscale.passes.annotate import annotate
 from fxscale.passes.axes import AnnotatedNetwork
 from fxscale.passes.geometry import Geometry, solve_geometry, with_kernel_axes
@@ -36,7 +36,6 @@ from fxscale.passes.sites import Sites, find_sites
 from fxscale.passes.sizes import choose_input_size
 from fxscale.passes.summarise import Request, summarise
 from fxscale.passes.trace import TracedNetwork, trace
-from fxscale.passes.tracer import first_line
 from fxscale.passes.verify import verify
 from fxscale.plan import Size
 from fxscale.pretrain_network import PretrainNetwork

@@ -3,14 +3,18 @@
 A proxy is neither a tensor nor an int, and `isinstance` cannot be taught otherwise without making
 torch's C code believe it, too. While a model is traced, the modules that define its classes see
 
-1. an `isinstance`, and a `torch.is_tensor`, that ask for the value behind a proxy;
+1. `isinstance`, `type`, `hasattr` and `getattr`, `torch.is_tensor` and `torch.jit.isinstance`,
+   which ask for the value behind a proxy;
 2. the Python source of functions that were scripted with `torch.jit.script`, which take no proxies;
 3. a `torch.utils.checkpoint.checkpoint` that calls the function: what it computes is the same, and
    the memory that it saves is a matter of the training loop;
 4. functions such as `torch.rand` that make tensors of given sizes and leave no way to say that a
    size is a proxy;
-5. an `int` that gives back the proxy of an int, as it is, where the module's code does nothing with
-   `int` but call it: Python's own would take the number out of the graph.
+5. an `int` that gives back the proxy of an int, as it is, and a `float` that becomes a node:
+   Python's own would take the number out of the graph.
+
+A function stands for the classes `int`, `float` and `type` where a module's code does nothing with
+them but call them.
 
 `torch.fx` treats `len` and the functions given to `fx.wrap` in the same way. Everything is put
 back afterwards.
@@ -22,7 +26,7 @@ import builtins
 import dis
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from types import CodeType, FunctionType
 from typing import Any
@@ -30,6 +34,7 @@ from typing import Any
 import torch
 import torch.utils.checkpoint
 from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_leaves
 
 _MISSING = object()
@@ -49,29 +54,99 @@ _FACTORIES = (
     "zeros",
 )
 _CHECKPOINT = torch.utils.checkpoint.checkpoint
+_JIT_ISINSTANCE = torch.jit.isinstance
+_NUMBERS = (int, float)
 
 
 @contextmanager
 def answering_for_values(model: nn.Module, value_of: Callable[[fx.Proxy], Any]) -> Iterator[None]:
-    """Let the code of `model`'s classes ask about the values of proxies (see the module)."""
+    """Let the code of `model`'s classes ask about the values of proxies (see the module).
+
+    To be used inside `answering_as_tensors`.
+    """
+
+    def behind(thing: Any) -> Any:
+        return value_of(thing) if builtins.isinstance(thing, fx.Proxy) else thing
 
     def is_instance(thing: Any, classes: Any, /) -> bool:
-        if builtins.isinstance(thing, classes):
-            return True
-        return builtins.isinstance(thing, fx.Proxy) and builtins.isinstance(
-            value_of(thing), classes
-        )
+        return builtins.isinstance(thing, classes) or builtins.isinstance(behind(thing), classes)
 
     def is_tensor(thing: Any, /) -> bool:
         return is_instance(thing, torch.Tensor)
 
+    def jit_is_instance(obj: Any, target_type: Any) -> bool:
+        return _JIT_ISINSTANCE(behind(obj), target_type)  # type: ignore[no-any-return, no-untyped-call]  # torch leaves it untyped
+
+    def type_of(*args: Any) -> Any:
+        return _type_of(behind(args[0]), *args[1:])
+
+    def has_attribute(thing: Any, name: str, /) -> bool:
+        own = builtins.isinstance(thing, fx.Proxy) and name in vars(thing)
+        return own or builtins.hasattr(behind(thing), name)
+
+    def attribute(thing: Any, name: str, /, *default: Any) -> Any:
+        if default and not has_attribute(thing, name):
+            return default[0]
+        return builtins.getattr(thing, name, *default)
+
     def integer(*args: Any, **kwargs: Any) -> Any:
-        if len(args) == 1 and builtins.isinstance(args[0], fx.Proxy):
-            value = value_of(args[0])
-            if type(value) is builtins.int:
-                return args[0]
+        if len(args) == 1 and builtins.type(behind(args[0])) is builtins.int:
+            return args[0]
         return builtins.int(*args, **kwargs)
 
+    def real(*args: Any) -> Any:
+        thing = args[0] if args else None
+        if builtins.isinstance(thing, fx.Proxy) and builtins.type(behind(thing)) in _NUMBERS:
+            return thing.tracer.create_proxy("call_function", builtins.float, args, {})
+        return builtins.float(*args)
+
+    functions = {"isinstance": is_instance, "hasattr": has_attribute, "getattr": attribute}
+    classes = {"int": integer, "float": real}
+    instead: dict[Any, Any] = {torch.is_tensor: is_tensor, _JIT_ISINSTANCE: jit_is_instance}
+    with _replacing() as put:
+        put(vars(torch), "is_tensor", is_tensor)
+        put(vars(torch.jit), "isinstance", jit_is_instance)
+        for name in _FACTORIES:
+            put(vars(torch), name, _recorded(getattr(torch, name)))
+        for namespace in _namespaces(model):
+            for name, value in list(namespace.items()):
+                if builtins.isinstance(value, FunctionType) and value in instead:
+                    put(namespace, name, instead[value])
+            for name, function in functions.items():
+                if name not in namespace:
+                    put(namespace, name, function)
+            if namespace.get("type") is _type_of:
+                put(namespace, "type", type_of)
+            for name in only_called(classes.keys() - namespace.keys(), namespace):
+                put(namespace, name, classes[name])
+        yield
+
+
+@contextmanager
+def answering_as_tensors(model: nn.Module) -> Iterator[None]:
+    """Points 2 and 3, and `type`, which hold when the model is called on fake tensors, too."""
+    with _replacing() as put:
+        put(vars(torch.utils.checkpoint), "checkpoint", _call)
+        for namespace in _namespaces(model):
+            for name, value in list(namespace.items()):
+                if builtins.isinstance(value, torch.jit.ScriptFunction):
+                    # torch keeps the source for torch.compile, which cannot enter a scripted one.
+                    put(namespace, name, getattr(value, "_torchdynamo_inline", value))
+                elif value is _CHECKPOINT:
+                    put(namespace, name, _call)
+            for name in only_called({"type"} - namespace.keys(), namespace):
+                put(namespace, name, _type_of)
+        yield
+
+
+def _type_of(thing: Any, *more: Any) -> Any:
+    fake = not more and builtins.type(thing) is FakeTensor
+    return torch.Tensor if fake else builtins.type(thing, *more)
+
+
+@contextmanager
+def _replacing() -> Iterator[Callable[[dict[str, Any], str, Any], None]]:
+    """A function that gives a name another value in a namespace, until the context is left."""
     changed: list[tuple[dict[str, Any], str, Any]] = []
 
     def put(namespace: dict[str, Any], name: str, value: Any) -> None:
@@ -79,21 +154,7 @@ def answering_for_values(model: nn.Module, value_of: Callable[[fx.Proxy], Any]) 
         namespace[name] = value
 
     try:
-        put(vars(torch), "is_tensor", is_tensor)
-        put(vars(torch.utils.checkpoint), "checkpoint", _call)
-        for name in _FACTORIES:
-            put(vars(torch), name, _recorded(getattr(torch, name)))
-        for namespace in _namespaces(model):
-            if "isinstance" not in namespace:
-                put(namespace, "isinstance", is_instance)
-            if "int" not in namespace and only_called("int", namespace):
-                put(namespace, "int", integer)
-            for name, value in list(namespace.items()):
-                if builtins.isinstance(value, torch.jit.ScriptFunction):
-                    put(namespace, name, _unscripted(value))
-                elif value is _CHECKPOINT:
-                    put(namespace, name, _call)
-        yield
+        yield put
     finally:
         for namespace, name, value in reversed(changed):
             if value is _MISSING:
@@ -116,12 +177,15 @@ def _namespaces(model: nn.Module) -> Iterator[dict[str, Any]]:
             yield vars(module)
 
 
-def only_called(name: str, namespace: dict[str, Any]) -> bool:
-    """Whether the functions of a module use a global name for nothing but to call it.
+def only_called(names: Collection[str], namespace: dict[str, Any]) -> set[str]:
+    """The global names for which the functions of a module have no use but to call them.
 
     In `isinstance(x, int)` or `dtype=int` a function cannot stand for the class.
     """
-    return all(_only_calls(name, code) for code in _code(namespace) if name in code.co_names)
+    found = set(names)
+    for code in _code(namespace):
+        found -= {name for name in found.intersection(code.co_names) if not _only_calls(name, code)}
+    return found
 
 
 def _code(namespace: dict[str, Any]) -> Iterator[CodeType]:
@@ -180,15 +244,3 @@ def _call(
     **kwargs: Any,
 ) -> Any:
     return function(*args, **kwargs)
-
-
-def _unscripted(scripted: Any) -> Callable[..., Any]:
-    """The function as its author wrote it, wherever a proxy is passed to it."""
-
-    @functools.wraps(scripted)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        traced = any(builtins.isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs)))
-        # torch keeps the source function for torch.compile, which cannot enter a scripted one.
-        return (scripted._torchdynamo_inline if traced else scripted)(*args, **kwargs)
-
-    return call

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -52,6 +53,17 @@ def refusing_draws(model: nn.Module, trace: Callable[[Watch | None], Result]) ->
         f"the forward of {type(model).__name__} draws random numbers behind its last node",
         remedy=_REMEDY,
     )
+
+
+@contextmanager
+def keeping_generators() -> Iterator[None]:
+    """Take back what is drawn while the context lasts."""
+    before = _states()
+    try:
+        yield
+    finally:
+        if _states() != before:
+            _restore(before)
 
 
 def _states() -> tuple[Any, ...]:

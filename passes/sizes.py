@@ -3,13 +3,15 @@
 The paper takes a smaller integer length whose ratio to the target's approximates the first layer's
 factor s: 231 -> 147 is 11/7, 224 -> 160 is 7/5. Where the target size is a multiple of the
 network's accumulated stride, the nearest multiple of that stride is taken if it is close enough,
-so that all feature maps divide as the target's do. A network that takes its maps apart (windows,
-patches) gets the nearest size at which they all divide.
+so that all feature maps divide as the target's do; however far, where the target returns a map of
+its images' size, which is compared with labels of that size. A network that takes its maps apart
+(windows, patches) gets the nearest size at which they all divide.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 
 from fxscale.errors import SizeError
 from fxscale.passes.axes import AnnotatedNetwork, Axis, Split
@@ -29,8 +31,10 @@ def choose_input_size(network: AnnotatedNetwork, sites: Sites, target_size: Size
     grids = target_grids(network)
     strides = {grid.step for grid in grids.values()}
     stride = round(max(strides, default=1))
+    returned = {axis.target for axis in network.outputs}
     return tuple(
-        _dividing(network, grids, length, factor) or _approximate(length, factor, stride)
+        _dividing(network, grids, length, factor)
+        or _approximate(length, factor, stride, inf if length in returned else NEAR)
         for length in target_size
     )
 
@@ -58,10 +62,10 @@ def _dividing(
     return min(sizes, key=lambda size: abs(size - length / factor), default=None)
 
 
-def _approximate(length: int, factor: float, stride: int) -> int:
+def _approximate(length: int, factor: float, stride: int, near: float) -> int:
     exact = length / factor
     if stride > 1 and length % stride == 0:
         multiple = stride * max(1, round(exact / stride))
-        if abs(multiple - exact) <= NEAR * exact and multiple < length:
+        if abs(multiple - exact) <= near * exact and multiple < length:
             return multiple
     return max(1, round(exact))

@@ -18,7 +18,7 @@ from torch import fx, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
-from fxscale.errors import FxscaleError, UnsupportedModelError
+from fxscale.errors import FxscaleError, UnsupportedModelError, first_line
 from fxscale.modes import EVAL, TRAIN, Modes
 from fxscale.passes.aliases import use_first_names
 from fxscale.passes.carried_state import refusing_carried_state
@@ -26,14 +26,14 @@ from fxscale.passes.custom_functions import refusing_custom_functions
 from fxscale.passes.feature_maps import FeatureMapMode
 from fxscale.passes.inputs import InputSpec
 from fxscale.passes.merge import merge
-from fxscale.passes.python_names import answering_for_values
+from fxscale.passes.python_names import answering_as_tensors, answering_for_values
 from fxscale.passes.randomness import Watch, refusing_draws
 from fxscale.passes.refusal import failing_line, module_path
+from fxscale.passes.replay import Listener, check_replay
 from fxscale.passes.tracer import (
     VALUE,
     Decision,
     ValueTracer,
-    first_line,
 )
 from fxscale.passes.training_flags import find_training_flags
 from fxscale.passes.with_blocks import recording_with_blocks
@@ -83,11 +83,12 @@ def trace(
     fake_mode = FeatureMapMode()
     values = inputs.fake(fake_mode, lambda size: size)
 
+    constants = _defaults(skeleton, values, concrete_args)
+    known = {**_constant_placeholders(constants), **values}
+
     def in_mode(mode: bool) -> tuple[fx.Graph, ValueTracer, dict[str, bool]]:
         skeleton.train(mode)
         own = {p: m.training for p, m in skeleton.named_modules() if m.training != mode}
-        constants = _defaults(skeleton, values, concrete_args)
-        known = {**_constant_placeholders(constants), **values}
 
         def run(watch: Watch | None) -> tuple[fx.Graph, ValueTracer]:
             tracer = ValueTracer(fake_mode, known, leaves, opaque_types, watch)
@@ -100,10 +101,16 @@ def trace(
         return *traced, own
 
     graphs, decisions, calls, own_modes = {}, {}, {}, {}
-    with answering_for_values(skeleton, lambda proxy: proxy.node.meta[VALUE]):
-        for mode in (TRAIN, EVAL):
-            graphs[mode], tracer, own_modes[mode] = in_mode(mode)
-            decisions[mode], calls[mode] = tracer.decisions, tracer.record.calls
+    with answering_as_tensors(skeleton):
+        with answering_for_values(skeleton, lambda proxy: proxy.node.meta[VALUE]):
+            for mode in (TRAIN, EVAL):
+                graphs[mode], tracer, own_modes[mode] = in_mode(mode)
+                decisions[mode], calls[mode] = tracer.decisions, tracer.record.calls
+        listener = Listener(skeleton, fake_mode)
+        for mode, graph in graphs.items():
+            skeleton.train(mode)
+            check_replay(graph, known | constants, listener)
+            use_first_names(graph.nodes)
     flags = find_training_flags(calls, own_modes)
     flags.read()
     merged = merge(graphs)
@@ -207,7 +214,6 @@ def _trace_mode(tracer: ValueTracer, model: nn.Module, constants: dict[str, Any]
         ):
             graph = tracer.trace(model, concrete_args=constants or None)
         tracer.check_constants()
-        use_first_names(graph.nodes)
         return _without_constants(graph, model)
     except FxscaleError:
         raise

@@ -30,6 +30,7 @@ from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from fxscale.contexts import AutocastState
+from fxscale.errors import first_line
 from fxscale.passes.calls import CallRecord
 from fxscale.passes.evaluate import evaluate_node
 from fxscale.passes.feature_maps import FeatureMapMode
@@ -43,7 +44,7 @@ VALUE = "fxscale_value"
 Instruction = tuple[FrameType, int]
 """A frame and the bytecode instruction that it is at."""
 
-_CONSTANT = "_tensor_constant"
+CONSTANT = "_tensor_constant"
 """How fx begins the names of constants."""
 
 
@@ -257,7 +258,7 @@ class ValueTracer(fx.Tracer):
         if constant.is_meta:
             return None
         for name, known in vars(self.root).items():
-            if name.startswith(_CONSTANT) and name not in self._made and known is not constant:
+            if name.startswith(CONSTANT) and name not in self._made and known is not constant:
                 same = (known.dtype, known.device) == (constant.dtype, constant.device)
                 if same and torch.equal(known, constant):
                     return name
@@ -283,7 +284,12 @@ class ValueTracer(fx.Tracer):
     ) -> Any:
         if self._evaluating:
             return forward(*args, **kwargs)
-        path = self.path_of_module(m)
+        try:
+            path = self.path_of_module(m)
+        except NameError:
+            if isinstance(m, nn.Sequential):  # a piece, as `layers[:3]`, is nowhere in the model
+                return forward(*args, **kwargs)
+            raise
         if self.is_leaf_module(m, path):
             return super().call_module(m, forward, args, kwargs)
         with self.record.entering(path, with_nodes((args, kwargs))) as call:
@@ -390,9 +396,3 @@ class ValueTracer(fx.Tracer):
     def keys(self, obj: fx.Proxy) -> Any:
         value = obj.node.meta[VALUE]
         return value.keys() if isinstance(value, dict) else super().keys(obj)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, for use inside one of ours."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxscale.errors import FxscaleError, UnsupportedModelError
+from fxscale.errors import FxscaleError, UnsupportedModelError, first_line
 from fxscale.passes.annotations import divides_the_batch
 from fxscale.passes.axes import AnnotatedNetwork, Lengths, SelfSized, Shape, pretrain_length
 from fxscale.passes.evaluate import evaluate_node
 from fxscale.passes.inputs import BATCH
 from fxscale.passes.refusal import refusal
 from fxscale.passes.trace import TracedNetwork
-from fxscale.passes.tracer import VALUE, Decision, first_line
+from fxscale.passes.tracer import VALUE, Decision
 from fxscale.plan import Size
 from fxscale.pretrain_network import PretrainNetwork
 

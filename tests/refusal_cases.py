@@ -276,6 +276,14 @@ OPERATORS: dict[str, Case] = {
     "forward draws random numbers that its graph would keep": Case(
         body(lambda m, x: x + torch.rand(1)), body(lambda m, x: x + torch.rand(x.shape[0], 1, 1, 1))
     ),
+    "forward goes another way with a tensor than in its trace: it calls …, the trace …": Case(
+        body(lambda m, x: x.relu() if x.dtype is torch.float32 else x),
+        body(lambda m, x: x.relu() if x.dtype == torch.float32 else x),
+    ),
+    "forward can be traced, but not called on a fake tensor: …": Case(
+        body(lambda m, x: x[:, 99] if x.dtype is torch.float32 else x),
+        body(lambda m, x: x[:, 3] if x.dtype == torch.float32 else x),
+    ),
     "forward changes … after it was used": Case(
         body(lambda m, x: filled_later(x)), body(lambda m, x: x + torch.ones(1))
     ),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from fxscale.errors import OnnxError
+from fxscale.errors import OnnxError, first_line
 from fxscale.onnx.compare import compare_output, widened
 from fxscale.onnx.diverge import first_divergence
 from fxscale.onnx.feeds import Feed, given_feeds, inputs_of, random_feeds, real_images
@@ -105,11 +105,11 @@ def _static_faults(path: Path, model: onnx.ModelProto) -> list[str]:
     try:
         checker.check_model(str(path), full_check=True)  # by path: reads weights beside it, too
     except (checker.ValidationError, shape_inference.InferenceError) as error:
-        faults.append(f"onnx.checker: {_first_line(error)}")
+        faults.append(f"onnx.checker: {first_line(error)}")
     try:
         shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except shape_inference.InferenceError as error:
-        faults.append(f"shape inference: {_first_line(error)}")
+        faults.append(f"shape inference: {first_line(error)}")
     return faults
 
 
@@ -128,7 +128,7 @@ def _run_provider(
         found = [run_session(session, feed) for feed in feeds]
         seconds = seconds_per_sample(lambda: run_session(session, feeds[-1]), feeds[-1].batch_size)
     except Exception as error:  # onnxruntime's exceptions share no base class
-        return ProviderRun(provider, used, None, _first_line(error)), errors
+        return ProviderRun(provider, used, None, first_line(error)), errors
     names = [output.name for output in session.get_outputs()]
     for feed, ours, theirs in zip(feeds, found, expected, strict=True):
         if len(ours) != len(theirs):
@@ -168,7 +168,7 @@ def _locate(
     try:
         found = first_divergence(path, model, network, inputs_of(model), feed, wrong)
     except Exception as error:  # the report is worth more than its last line
-        notes.append(f"the layer at fault was not found: {_first_line(error)}")
+        notes.append(f"the layer at fault was not found: {first_line(error)}")
         return None
     if found is None:
         notes.append(
@@ -176,7 +176,3 @@ def _locate(
             "its export, or the runtime fuses operators wrongly"
         )
     return found
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))

@@ -11,10 +11,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fxscale.compiler import downscale
-from fxscale.errors import SizeError
+from fxscale.errors import SizeError, first_line
 from fxscale.models import registry
 from fxscale.passes.evaluate import quiet_failures
-from fxscale.passes.tracer import first_line
 from fxscale.pretrain_network import PretrainNetwork
 from fxscale.training.settings import Settings
 

@@ -191,7 +191,14 @@ _METHODS = (
 _LIKE = tuple(
     getattr(torch, f"{name}_like") for name in ("empty", "full", "ones", "rand", "randn", "zeros")
 )
-_TORCH_ONLY = (torch.relu_, torch.clone, torch.detach, torch.dropout, F.log_softmax)
+_TORCH_ONLY = (
+    torch.relu_,
+    torch.as_tensor,
+    torch.clone,
+    torch.detach,
+    torch.dropout,
+    F.log_softmax,
+)
 
 
 @handles(

@@ -223,6 +223,11 @@ def transpose(call: Call) -> Annotation:
     return Shape(tuple(dims))
 
 
+@handles(torch.t, ".t")
+def transpose_matrix(call: Call) -> Annotation:
+    return Shape(call.dims()[::-1])
+
+
 @handles(torch.movedim, ".movedim", params="input source destination")
 def move(call: Call) -> Annotation:
     dims = call.dims()

@@ -34,8 +34,10 @@ def _resize(
         known = extents[index] if isinstance(extents, tuple | list) else extents
         if isinstance(known, Extent):
             out.append(known.dim)  # `size=y.shape[2:]`: y's axes, whatever their length
+        elif lengths[index] == 1:
+            out.append(dim)
         elif not dim:
-            raise call.refuse("resizes a map of one pixel", "broadcast it instead")
+            out.append((_over_the_image(call, index, rank, scale, lengths[index]),))
         else:
             factor = None if scale is None else float(per_axis(scale, rank)[index])
             out.append((call.annotator.refit(call.node, dim[0], lengths[index], factor),))
@@ -45,6 +47,14 @@ def _resize(
         else:
             call.annotator.substitute(call.node, tuple(out), argument=call.place("size"))
     return Shape((batch, channels, *out))
+
+
+def _over_the_image(call: Call, index: int, rank: int, scale: object, length: int) -> Axis:
+    """A single pixel spread over a map of a given length, which covers the image as it does."""
+    images = call.annotator.inputs[0]
+    if scale is not None or len(images) != rank:
+        raise call.refuse("resizes a map of one pixel", "broadcast it instead")
+    return call.annotator.refit(call.node, images[index], length, None)
 
 
 def _dynamic(extents: Annotation) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from fxscale.passes.annotations import measures_a_map
-from fxscale.passes.axes import Annotation, Dim, Extent, Shape, fixed_dim, is_spatial
+from fxscale.passes.axes import Annotation, Dim, Extent, SelfSized, Shape, fixed_dim, is_spatial
 from fxscale.passes.ops.registry import Call, handles
 from fxscale.passes.tracer import VALUE
 
@@ -16,6 +16,8 @@ from fxscale.passes.tracer import VALUE
 @handles(getattr, params="input name")
 def read_attribute(call: Call) -> Annotation:
     source, name = call.annotation("input"), call.raw("name")
+    if name == "shape" and isinstance(source, SelfSized):
+        return None  # numbers that are computed from sizes
     if name == "shape" and isinstance(source, Shape):
         return tuple(Extent(dim) for dim in source.dims)
     if name in ("T", "mT", "H", "mH") and isinstance(source, Shape):
@@ -32,6 +34,8 @@ def read_attribute(call: Call) -> Annotation:
 
 @handles(".size", params="input dim")
 def size(call: Call) -> Annotation:
+    if isinstance(call.annotation("input"), SelfSized):
+        return None  # see above
     extents = tuple(Extent(dim) for dim in call.dims())
     dim = call.value("dim")
     return extents if dim is None else extents[dim]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import fxscale
 from fxscale.passes.aliases import FIRST_NAMES
+from tests.passes.networks import Around, assert_same_outputs
 
 BINARY = frozenset(
     {"arctan2", "divide", "greater", "greater_equal", "less", "less_equal", "multiply"}
@@ -30,6 +31,24 @@ class Called(nn.Module):
         else:
             result = getattr(torch, self.name)(first, *rest)
         return result
+
+
+NUMPY = {
+    "cat": lambda x: torch.cat([x, x], axis=1),
+    "function": lambda x: torch.amax(x, axis=(2, 3), keepdims=True) + x,
+    "method": lambda x: x.mean(axis=1, keepdims=True),
+    "softmax": lambda x: x.softmax(axis=1),
+    "max": lambda x: x.flatten(2).max(axis=-1, keepdims=True)[0],
+}
+
+
+@pytest.mark.parametrize("name", NUMPY)
+def test_arguments_under_the_names_of_numpy(name: str) -> None:
+    def model() -> Around:
+        return Around(lambda m, x: NUMPY[name](x))
+
+    small = fxscale.downscale(model(), 8, target_size=12, kernels={"conv": 3})
+    assert_same_outputs(small, model(), torch.randn(2, 3, 8, 8))
 
 
 @pytest.mark.parametrize("method", [False, True], ids=["function", "method"])

@@ -177,6 +177,16 @@ def test_what_the_network_returns_has_the_ratio_of_the_input(
     assert compiled(torch.zeros(1, 3, small, small)).shape == (1, 2, small, small)
 
 
+@pytest.mark.parametrize("small", [64, 77])
+def test_blocks_of_a_network_that_returns_a_map_keep_its_size(small: int) -> None:
+    stem = nn.Conv1d(3, 1, 3, padding=1)
+    blocks = (Residual([Layer(3, padding=1)] * 2) for _ in range(3))
+    compiled = fxscale.downscale(nn.Sequential(stem, *blocks), small, target_size=96)
+    assert compiled(torch.zeros(1, 3, small)).shape == (1, 1, small)
+    sums = [m for m in compiled.plan.feature_maps if m.node.startswith("add")]
+    assert {m.pretrain_size for m in sums} == {(small,)}
+
+
 class Residual(nn.Module):
     def __init__(self, layers: Sequence[Layer]) -> None:
         super().__init__()

@@ -43,6 +43,13 @@ def test_a_multiple_that_is_far_away_is_not_taken() -> None:
     assert suggested(strided(3, 4), (32, 32)) == (21, 21)
 
 
+def test_the_labels_of_a_map_have_the_size_of_the_image() -> None:
+    up = nn.Upsample(scale_factor=16)
+    # 64 / 1.5 = 42.67: 32 and 48 are multiples of 16.
+    assert suggested(nn.Sequential(*strided(3, 4), up), (64, 64)) == (48, 48)
+    assert suggested(strided(3, 4), (64, 64)) == (43, 43)
+
+
 def test_the_first_kernel_that_shrinks_counts() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), nn.Conv2d(4, 4, 7, padding=3))
     assert first_factor(sites_of(model, (32, 32))) == pytest.approx(7 / 5)

@@ -91,6 +91,45 @@ def test_a_model_that_cannot_be_copied() -> None:
         traced(model)
 
 
+class Averaging(nn.Module):
+    """Counts its calls and keeps a moving average, as codebooks and momentum encoders do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.register_buffer("calls", torch.tensor(3))
+        self.register_buffer("average", torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        self.calls.add_(1)
+        with torch.no_grad():
+            self.average.mul_(0.9).add_(x.mean((0, 2, 3)), alpha=0.1)
+        return x * self.average.view(1, -1, 1, 1)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_buffers_that_forward_writes_into_are_not_touched(whole: bool) -> None:
+    model = nn.Sequential(Averaging(), nn.BatchNorm2d(4))
+    before = copy.deepcopy(model.state_dict())
+    network = traced(model, opaque_types=(Averaging,) if whole else ())
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not any(b.requires_grad for b in network.model.buffers())
+
+
+def test_a_piece_of_a_sequential_is_entered() -> None:
+    layers = nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3))
+    network = traced(Around(lambda m, x: m.layers[1:](m.layers[:1](x)), layers=layers))
+    assert [n.target for n in network.graph.nodes if n.op == "call_module"] == [
+        "conv", "layers.0", "layers.1", "layers.2",
+    ]  # fmt: skip
+
+
+def test_a_layer_that_forward_makes_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="not installed as a submodule"):
+        traced(Around(lambda m, x: nn.Sequential(nn.Conv2d(4, 4, 3))(x)))
+
+
 class Hooked(nn.Module):
     def __init__(self) -> None:
         super().__init__()

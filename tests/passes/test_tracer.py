@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxscale
-from fxscale.errors import UnsupportedModelError
+from fxscale.errors import UnsupportedModelError, first_line
 from fxscale.passes.evaluate import quiet_failures
 from fxscale.passes.refusal import module_path
-from fxscale.passes.tracer import first_line
 from tests.passes.networks import Around, traced
 
 

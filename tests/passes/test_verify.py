@@ -77,7 +77,7 @@ def test_a_layer_that_fails_is_named() -> None:
     [
         lambda m, x: torch.stack([sample.relu() for sample in x]),
         lambda m, x: torch.stack([x[i] for i in range(len(x))]),
-        lambda m, x: x * float(x.shape[0]),
+        lambda m, x: x * (0, 1, 2, 3)[x.shape[0]],
     ],
 )
 def test_a_batch_size_taken_as_a_python_number(body: Any) -> None:

@@ -52,10 +52,43 @@ def test_the_size_of_a_module_scales() -> None:
     assert_same_outputs(small, Around(body, up=nn.Upsample(size=(16, 16))), torch.randn(2, 3, 8, 8))
 
 
-def test_upsampling_a_global_pool_is_refused() -> None:
-    model = Around(lambda m, x: F.interpolate(x.mean((2, 3), keepdim=True), size=(12, 12)) + x)
+@pytest.mark.parametrize("size", [(12, 12), 12])
+def test_upsampling_a_global_pool_to_a_size_that_is_baked_in(size: Any) -> None:
+    def body(m: Any, x: torch.Tensor, size: Any = size) -> torch.Tensor:
+        return F.interpolate(x.mean((2, 3), keepdim=True), size=size) + x
+
+    def small_body(m: Any, x: torch.Tensor) -> torch.Tensor:
+        return body(m, x, x.shape[2:])
+
+    small = fxscale.downscale(Around(body), 8, target_size=12, kernels={"conv": 3})
+    assert_same_outputs(small, Around(small_body), torch.randn(2, 3, 8, 8))
+
+
+def test_a_single_pixel_stays_one() -> None:
+    def body(m: Any, x: torch.Tensor) -> torch.Tensor:
+        return F.interpolate(x.mean((2, 3), keepdim=True), size=(1, 1)) * x
+
+    small = fxscale.downscale(Around(body), 8, target_size=12, kernels={"conv": 3})
+    assert_same_outputs(small, Around(body), torch.randn(2, 3, 8, 8))
+
+
+def test_upsampling_a_global_pool_by_a_factor_is_refused() -> None:
+    model = Around(lambda m, x: F.interpolate(x.mean((2, 3), keepdim=True), scale_factor=12) + x)
     with pytest.raises(UnsupportedModelError, match="resizes a map of one pixel"):
         fxscale.downscale(model, 8, target_size=12)
+
+
+def test_the_size_of_a_tensor_that_was_made_from_sizes() -> None:
+    """Encoders without a map at half the size return one without channels in its place."""
+
+    def body(m: Any, x: torch.Tensor) -> torch.Tensor:
+        n, _, h, w = x.shape
+        none = torch.empty(n, 0, h // 2, w // 2)
+        half = F.interpolate(F.max_pool2d(x, 4), size=(none.shape[2], none.size(3)))
+        return torch.cat([half, none], dim=1)
+
+    small = fxscale.downscale(Around(body), 8, target_size=16, kernels={"conv": 3})
+    assert_same_outputs(small, Around(body), torch.randn(2, 3, 8, 8))
 
 
 def test_upsampling_a_global_pool_to_another_map() -> None:

@@ -1,0 +1,206 @@
+"""Whether the graph of a trace does what the model does when it is called.
+
+Python code can ask a proxy what no tracer hears: `x.dtype is torch.float32`, `match x: case
+torch.Tensor():`. The answer is that of a proxy, and the trace goes a
+way that no tensor goes. Therefore the model is called once more, on fake tensors, and its graph is
+followed: both must call the same functions of torch, one after the other, for tensors of the same
+shapes.
+
+Heard is what is computed from the images and the weights. What is computed from neither, such as
+`torch.arange(7)`, is a constant of the graph.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from fxscale.contexts import CONTEXT_FUNCTIONS
+from fxscale.errors import UnsupportedModelError, first_line
+from fxscale.passes.carried_state import keeping_attributes
+from fxscale.passes.evaluate import quiet_failures
+from fxscale.passes.feature_maps import FeatureMapMode, Method
+from fxscale.passes.in_place import writes
+from fxscale.passes.randomness import keeping_generators
+from fxscale.passes.refusal import failing_line, refusal
+from fxscale.passes.with_blocks import autocast_of
+
+_HEARD = "_fxscale_heard"
+"""Attribute of fake tensors that are computed from images or weights."""
+
+_PLAIN = {type(None), type(...), bool, int, float, str, slice, torch.dtype, torch.device}
+_UNBIND = (torch.unbind, Tensor.unbind)
+
+_REMEDY = (
+    "ask with isinstance(x, torch.Tensor), and compare dtypes with ==: match and `is` see the "
+    "proxy that stands for a tensor in a trace"
+)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A function of torch that was called, what with, and what it made.
+
+    Two are equal where the same function, given the same weights and numbers, made tensors of the
+    same shapes and dtypes. `node` is that of the graph which was followed.
+    """
+
+    function: Any
+    arguments: tuple[str, ...]
+    results: tuple[tuple[torch.Size, torch.dtype], ...]
+    node: fx.Node | None = field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        owner = getattr(self.function, "__self__", None)  # of `x.T` and the like
+        name = getattr(owner if owner is not None else self.function, "__name__", self.function)
+        return f"{name} of {', '.join(str(tuple(shape)) for shape, _ in self.results)}"
+
+
+def check_replay(graph: fx.Graph, inputs: Mapping[str, Any], listener: Listener) -> None:
+    """Refuse a graph that calls other functions than its model does on the fake `inputs`.
+
+    To be used inside `answering_as_tensors`. Raises `UnsupportedModelError`.
+    """
+    traced = listener.hear(lambda: _follow(graph, inputs, listener))
+    try:
+        called = listener.hear(lambda: _call(listener.model, inputs))
+    except Exception as error:  # whatever the model's forward raises
+        raise UnsupportedModelError(
+            f"forward can be traced, but not called on a fake tensor: {first_line(error)}",
+            node=next(iter(reversed(graph.nodes))).name,
+            source=failing_line(error),
+            remedy=_REMEDY,
+        ) from error
+    for expected, found in zip_longest(called, traced):
+        if expected != found:
+            node = found.node if found is not None else traced[-1].node if traced else None
+            raise refusal(
+                node or next(iter(graph.nodes)),
+                "forward goes another way with a tensor than in its trace: it calls "
+                f"{expected or 'nothing more'}, the trace {found or 'nothing more'}",
+                remedy=_REMEDY,
+            )
+
+
+def _call(model: nn.Module, inputs: Mapping[str, Any]) -> None:
+    signature = inspect.signature(model.forward)
+    given = {name: inputs[name] for name in signature.parameters if name in inputs}
+    bound = inspect.BoundArguments(signature, given)
+    model.forward(*bound.args, **bound.kwargs)
+
+
+def _follow(graph: fx.Graph, inputs: Mapping[str, Any], listener: Listener) -> None:
+    model = listener.model
+    values: dict[fx.Node, Any] = {}
+    for node in graph.nodes:
+        listener.node = node
+        if node.op == "output" or node.target in CONTEXT_FUNCTIONS:
+            values[node] = None
+        elif node.op == "placeholder":
+            default = node.args[0] if node.args else None
+            values[node] = inputs.get(str(node.target), default)
+        elif node.op == "get_attr":
+            values[node] = operator.attrgetter(str(node.target))(model)
+        else:
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+            with autocast_of(node):
+                values[node] = _function(node, model)(*args, **kwargs)
+    listener.node = None
+
+
+def _function(node: fx.Node, model: nn.Module) -> Callable[..., Any]:
+    if node.op == "call_module":
+        return model.get_submodule(str(node.target))
+    return Method(str(node.target)) if node.op == "call_method" else node.target  # type: ignore[return-value]  # a function's node
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__name__", "")
+
+
+class Listener(TorchFunctionMode):
+    """Writes down the functions that are called, and computes on fake tensors what they make.
+
+    Equal functions of equal feature maps are computed once, in the calls of either mode.
+    """
+
+    def __init__(self, model: nn.Module, fake_mode: FeatureMapMode) -> None:
+        super().__init__()
+        self.model = model
+        self.fake_mode = fake_mode
+        self.node: fx.Node | None = None
+        self.calls: list[Heard] = []
+        self._made: list[Tensor] = []  # the fake mode forgets what nobody holds
+        state = (*model.named_parameters(), *model.named_buffers())
+        self._state = {id(tensor): name for name, tensor in state}
+
+    def hear(self, run: Callable[[], None]) -> list[Heard]:
+        self.calls = []
+        with keeping_attributes(self.model), keeping_generators(), quiet_failures(), self:
+            run()
+        return self.calls
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        leaves = tree_leaves((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        if not any(isinstance(t, FakeTensor) or id(t) in self._state for t in tensors):
+            return function(*args, **kwargs)
+        heard = any(map(self._is_heard, tensors))
+        result = self._compute(function, args, kwargs, heard)
+        if heard:
+            made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+            for tensor in made:
+                setattr(tensor, _HEARD, True)
+            self._made += made
+            # A trace reads `x.mT` where it is used.
+            if (made or result is None) and _name(function) != "__get__":
+                self._write_down(function, leaves, made)
+        return result
+
+    def _write_down(self, function: Any, leaves: Sequence[Any], made: Sequence[Tensor]) -> None:
+        arguments = tuple(map(self._argument, leaves))
+        facts = tuple((tensor.shape, tensor.dtype) for tensor in made)
+        if function in _UNBIND:  # so does `a, b = x`, of which a trace reads the items
+            for index, fact in enumerate(facts):
+                item = (arguments[0], str(index))
+                self.calls.append(Heard(Tensor.__getitem__, item, (fact,), self.node))
+        else:
+            self.calls.append(Heard(function, arguments, facts, self.node))
+
+    def _argument(self, argument: Any) -> str:
+        if isinstance(argument, Tensor):
+            return self._state.get(id(argument), "Tensor")
+        return repr(argument) if type(argument) in _PLAIN else type(argument).__name__
+
+    def _is_heard(self, tensor: Tensor) -> bool:
+        """Integers of the state count calls, as BatchNorm's; nothing is computed from them."""
+        known = id(tensor) in self._state and tensor.is_floating_point()
+        return known or hasattr(tensor, _HEARD)
+
+    def _compute(self, function: Any, args: Any, kwargs: Any, heard: bool) -> Any:
+        if function is F.batch_norm:  # its decomposition takes most of a ResNet's time
+            return kwargs["input"] if "input" in kwargs else args[0]
+        name = _name(function)
+        method = getattr(Tensor, name, None) is function
+        called = Method(name) if method else function
+        if writes(name, kwargs) and not heard:
+            return args[0]  # a counter
+        if writes(name, kwargs):
+            return self.fake_mode.write(called, *args, **kwargs)
+        if heard and name not in ("__get__", "new"):  # what `new` makes is resized in place
+            return self.fake_mode.feature_map(called, *args, **kwargs)
+        return self.fake_mode.compute(called, *args, **kwargs)
