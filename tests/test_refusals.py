@@ -38,6 +38,11 @@ ROWS = [
 ]
 
 
+def unpooled(x: Tensor, size: Any) -> Tensor:
+    values, indices = F.max_pool2d(x, 2, return_indices=True)
+    return F.max_unpool2d(values, indices, 2, output_size=size)
+
+
 def test_the_page_lists_every_reason_once() -> None:
     documented = [row[0] for row in ROWS]
     expected = [reason.text for reason in reasons()]
@@ -165,8 +170,16 @@ PAIRS: dict[str, tuple[Build, Build]] = {
         lambda: hooked(leaf=True),
     ),
     "returns indices into the feature map": (
-        body(lambda m, x: F.max_pool2d(x, 2, return_indices=True)[0]),
-        body(lambda m, x: F.interpolate(F.max_pool2d(x, 2), scale_factor=2)),
+        body(lambda m, x: F.max_pool2d(x, 2, return_indices=True)[1]),
+        body(lambda m, x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2)),
+    ),
+    "its indices are those of no max pool": (
+        body(lambda m, x: F.max_unpool2d(x, torch.zeros_like(x).long(), 2)),
+        body(lambda m, x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2)),
+    ),
+    "makes a map of another size than the one that was pooled": (
+        body(lambda m, x: unpooled(x, (13, 13))),
+        body(lambda m, x: unpooled(x, x.shape[2:])),
     ),
     "pools over a flattened feature map": (
         body(lambda m, x: F.max_pool1d(x.flatten(1)[:, None], 2)),

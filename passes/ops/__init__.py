@@ -27,6 +27,7 @@ from fxscale.passes.ops import (
     slicing,
     table,
     unfold,
+    unpool,
     weight_norm,
 )
 
@@ -55,5 +56,6 @@ __all__ = [
     "slicing",
     "table",
     "unfold",
+    "unpool",
     "weight_norm",
 ]

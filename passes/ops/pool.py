@@ -22,6 +22,7 @@ from fxscale.passes.axes import (
 )
 from fxscale.passes.concatenations import Concatenation
 from fxscale.passes.ops.registry import Call, any_node, handles, per_axis
+from fxscale.passes.ops.unpool import with_indices
 
 _MAX_PARAMS = "input kernel_size stride padding dilation ceil_mode return_indices"
 _AVERAGE_PARAMS = "input kernel_size stride padding ceil_mode count_include_pad divisor_override"
@@ -30,9 +31,7 @@ _AVERAGE_PARAMS = "input kernel_size stride padding ceil_mode count_include_pad 
 @handles(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 def pool_module(call: Call) -> Annotation:
     module: Any = call.module
-    if getattr(module, "return_indices", False):
-        raise call.refuse("returns indices into the feature map", "use interpolation to unpool")
-    return _pool(
+    pooled = _pool(
         call,
         kernel_size=module.kernel_size,
         stride=module.stride,
@@ -43,6 +42,7 @@ def pool_module(call: Call) -> Annotation:
         divisor=getattr(module, "divisor_override", None),
         functional=False,
     )
+    return with_indices(call, pooled) if getattr(module, "return_indices", False) else pooled
 
 
 @handles(
@@ -73,9 +73,7 @@ def max_pool(call: Call) -> Annotation:
 
 
 def _pool_function(call: Call, dilation: Any, divisor: int | None = None) -> Annotation:
-    if isinstance(call.result, tuple):
-        raise call.refuse("returns indices into the feature map", "use interpolation to unpool")
-    return _pool(
+    pooled = _pool(
         call,
         kernel_size=call.value("kernel_size"),
         stride=call.value("stride"),
@@ -86,6 +84,7 @@ def _pool_function(call: Call, dilation: Any, divisor: int | None = None) -> Ann
         divisor=divisor,
         functional=True,
     )
+    return with_indices(call, pooled) if isinstance(call.result, tuple) else pooled
 
 
 def _pool(
@@ -99,16 +98,16 @@ def _pool(
     fits: bool,
     divisor: int | None,
     functional: bool,
-) -> Annotation:
+) -> Shape:
     dims = call.dims()
-    rank = len(dims) - 2
+    lengths = (call.result[0] if isinstance(call.result, tuple) else call.result).shape[2:]
+    rank = len(lengths)
     kernels = per_axis(kernel_size, rank)
     strides = kernels if stride is None or stride == [] else per_axis(stride, rank)
     paddings, dilations = per_axis(padding, rank), per_axis(dilation, rank)
     out: list[Dim] = []
     whole: list[Any] = list(kernels)
-    for position, dim in enumerate(dims[2:]):
-        length = call.result.shape[2 + position]
+    for position, (dim, length) in enumerate(zip(dims[2:], lengths, strict=True)):
         if not is_spatial(dim):
             out.append(() if length == 1 else (Axis(length, spatial=False),))
         elif (

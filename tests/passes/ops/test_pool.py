@@ -89,12 +89,6 @@ def test_functional_adaptive_pools_scale(pool: Any) -> None:
     assert_same_outputs(small, by_hand, torch.randn(2, 3, 16, 16))
 
 
-def test_indices_are_refused() -> None:
-    model = Around(lambda m, x: m.pool(x)[0], pool=nn.MaxPool2d(2, return_indices=True))
-    with pytest.raises(UnsupportedModelError, match="returns indices into the feature map"):
-        fxscale.downscale(model, 8, target_size=12)
-
-
 def attend(m: Any, x: Tensor) -> Tensor:
     """Queries are pixels; keys are means over runs of nine of them, as in Next-ViT."""
     tokens = x.flatten(2).transpose(1, 2)
