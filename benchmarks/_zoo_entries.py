@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks._zoo_libraries import LIBRARIES
+
 VIDEO_FRAMES = 16
 SEGMENTATION_SIZE = DETECTION_SIZE = 256
 
@@ -26,7 +28,8 @@ class Entry:
 
     **Attributes:**
 
-    - `name`: `SET/NAME`, SET one of torchvision, segmentation, video, detection, timm.
+    - `name`: `SET/NAME`, SET one of torchvision, segmentation, video, detection, timm,
+      or one of `_zoo_libraries.py`.
     - `family`: models that share their code: timm's module, torchvision's leading letters.
     - `size`: the target size, one int per spatial axis.
     - `build`: makes the module, with random weights.
@@ -48,12 +51,16 @@ class Entry:
 
 def names(sets: tuple[str, ...]) -> list[str]:
     """All models of the sets, `SET/NAME`."""
-    return [f"{s}/{name}" for s in sets for name in _NAMES[s]()]
+    found = ((s, LIBRARIES[s]() if s in LIBRARIES else _NAMES[s]()) for s in sets)
+    return [f"{s}/{name}" for s, of_set in found for name in of_set]
 
 
 def entry(name: str) -> Entry:
     """The model of that name."""
     chosen, _, short = name.partition("/")
+    if chosen in LIBRARIES:
+        size, build = LIBRARIES[chosen]()[short]
+        return Entry(name, short.partition("-")[0], size, partial(_quietly, build))
     return _ENTRIES[chosen](name, short)
 
 
@@ -151,13 +158,13 @@ def _timm(name: str, short: str) -> Entry:
     family = timm.models.model_entrypoint(short).__module__.rpartition(".")[2]
     config = timm.get_pretrained_cfg(short)
     size = (224, 224) if config is None else tuple(config.input_size[1:])
-    return Entry(name, family, size, partial(_quietly, timm.create_model, short))
+    return Entry(name, family, size, partial(_quietly, partial(timm.create_model, short)))
 
 
-def _quietly(build: Callable[[str], nn.Module], name: str) -> nn.Module:
+def _quietly(build: Callable[[], nn.Module]) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return build(name)
+        return build()
 
 
 def _letters(name: str) -> str:
@@ -181,3 +188,4 @@ _ENTRIES: dict[str, Callable[[str, str], Entry]] = {
     "timm": _timm,
 }
 SETS = tuple(_NAMES)
+"""Those that are checked unless others are named."""

@@ -16,14 +16,15 @@ transition at a time:
 - `least squares`: kernels and momentum are enlarged by the map of `_least_squares_map.py`;
 - `raised rate behind the drop`: after the first drop of the learning rate, where the paper finds
   that late transitions cannot make up any more (section 6), it goes back to its first value for
-  `HIGH_EPOCHS` epochs, then on as scheduled. Before the first drop there is nothing to raise;
+  `--high` epochs, then on as scheduled. Before the first drop there is nothing to raise;
 - `ramp`: the target trains on images of a size in between for `--between` epochs first;
 - `progressive resizing next`: the same, on images as small as the pre-train network's;
 - `three stages`: a second pre-train network does, on the same images and for as long, and costs
   less. Where a kernel of 3 can only be 2 or 3, networks of two sizes would have the same kernels;
   what lies in between is one in which half of the layers have the target's (`half_kept`).
 
-The last three train the target at its own size for one epoch at least.
+The last three train the target at its own size for one epoch at least. With `--peer`, those of the
+learning rate go on from progressive resizing's small images instead.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from torch import nn
 
 import fxscale
 from benchmarks._least_squares_map import least_squares
+from benchmarks._recipes import FactoredRecipe, RaisedRecipe
 from benchmarks._table import bullet_list, markdown_table, write_results
 from benchmarks._tiny_imagenet_report import RunNames
 from benchmarks._tiny_imagenet_runs import Course, Experiment, Journal
@@ -66,19 +68,6 @@ NORMS = 1.5
 HIGH_EPOCHS = 3
 BETWEEN_EPOCHS = 4
 BEHIND_DROP = "raised rate behind the drop"
-
-
-@dataclass(frozen=True)
-class FactoredRecipe(Recipe):
-    """A recipe whose learning rate is multiplied by `factor` in the epochs `first` to `last`."""
-
-    factor: float = 1.0
-    first: int = 0
-    last: int = 0
-
-    def rate(self, epoch: int) -> float:
-        rate = super().rate(epoch)
-        return rate * self.factor if self.first <= epoch < self.last else rate
 
 
 def size_between(experiment: Experiment) -> int:
@@ -138,7 +127,10 @@ def with_norms(pretrain: Stage, stage: Stage, factor: float) -> None:
 
 @dataclass(frozen=True)
 class Tail:
-    """What follows the transition after `epoch` epochs, for one seed."""
+    """What follows the transition after `epoch` epochs, for one seed.
+
+    With `peer`, what follows progressive resizing's change of size.
+    """
 
     images: ImageSet
     experiment: Experiment
@@ -147,6 +139,8 @@ class Tail:
     seed: int
     epoch: int
     between: int = BETWEEN_EPOCHS
+    high: int = HIGH_EPOCHS
+    peer: bool = False
 
     def run(
         self,
@@ -171,9 +165,13 @@ class Tail:
             augmentation=AUGMENTATION,
             fabric=benchmark.fabric,
         )
-        stage, records = benchmark.beginning(trainer, "resized", self.epoch)
+        kind = "progressive" if self.peer else "resized"
+        stage, records = benchmark.beginning(trainer, kind, self.epoch)
         target, size = experiment.network(self.seed), experiment.target_size
-        if by_way_of is None:
+        if self.peer:
+            stage, change = trainer.enlarge(stage, size=size, epoch=self.epoch)
+            changes = [change]
+        elif by_way_of is None:
             pretrain = stage
             stage, change = trainer.upscale(pretrain, target, size=size, epoch=self.epoch)
             changes = [change]
@@ -214,9 +212,9 @@ class Tail:
         return self.run(adjust=with_least_squares)
 
     def raised_behind_drop(self) -> Run:
-        recipe = self.experiment.recipe
-        factor = recipe.learning_rate / recipe.rate(self.epoch)
-        return self.run(self._recipe(factor, min(self.epoch + HIGH_EPOCHS, self._next_drop())))
+        recipe = asdict(self.experiment.recipe)
+        last = self.epoch + self.high
+        return self.run(RaisedRecipe(**recipe, first=self.epoch, last=last))
 
     def ramp(self) -> Run:
         return self.run(by_way_of=lambda target: target)
@@ -251,8 +249,13 @@ VARIANTS: dict[str, Callable[[Tail], Run]] = {
 }
 
 
-def applicable(name: str, recipe: Recipe, epoch: int) -> bool:
-    """Whether a variant differs from the plain transition after `epoch` epochs."""
+_OF_THE_RATE = ("warm-up", "raised rate", "lowered rate", BEHIND_DROP)
+
+
+def applicable(name: str, recipe: Recipe, epoch: int, *, peer: bool) -> bool:
+    """Whether a variant differs from the plain change after `epoch` epochs."""
+    if peer and name not in _OF_THE_RATE:
+        return False
     return name != BEHIND_DROP or recipe.rate(epoch) < recipe.learning_rate
 
 
@@ -287,7 +290,7 @@ def report(
     table = markdown_table(header, rows)
     return (
         f"# Ways through the transition\n\n{bullet_list(facts)}\n\n"
-        f"Transition after epoch {epoch}. Accuracy on the test images after the last epoch; mean ± "
+        f"Change after epoch {epoch}. Accuracy on the test images after the last epoch; mean ± "
         "sample\nstandard deviation over the seeds, of the differences and ratios seed by seed in "
         f"the last\ncolumns. Time is that of the whole training, as measured.\n\n{table}\n"
     )
@@ -303,23 +306,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    course = Course(RunNames.resized(options.transition), options.transition)
+    epoch, peer = options.transition, options.peer
+    name = RunNames.progressive(epoch) if peer else RunNames.resized(epoch)
+    course = Course(name, small=epoch) if peer else Course(name, epoch)
     experiment = replace(settings_of(options.journal), courses=(course,))
     images = experiment.images(options.data)
     journal = Journal(options.journal, experiment)
     finished = Journal(options.output / f"{NAME}.jsonl", experiment)
-    plain = {
-        seed: run
-        for (name, seed), run in journal.runs.items()
-        if name == RunNames.resized(options.transition)
-    }
+    plain = {seed: run for (of, seed), run in journal.runs.items() if of == course.name}
     for name in options.variants:
-        if not applicable(name, experiment.recipe, options.transition):
-            print(f"{name}: the learning rate has not dropped yet, there is nothing to raise")
+        if not applicable(name, experiment.recipe, epoch, peer=peer):
+            print(f"{name}: the same as plain here")
             continue
         for seed in sorted(plain):
-            longer = f" for {options.between} epochs" if options.between != BETWEEN_EPOCHS else ""
-            label = f"{name}{longer}@{options.transition}"
+            epochs = options.high if name == BEHIND_DROP else options.between
+            usual = HIGH_EPOCHS if name == BEHIND_DROP else BETWEEN_EPOCHS
+            longer = f" for {epochs} epochs" if epochs != usual else ""
+            of = " of progressive resizing" if peer else ""
+            label = f"{name}{longer}{of}@{epoch}"
             if (label, seed) in finished.runs:
                 continue
             tail = Tail(
@@ -328,8 +332,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 options.checkpoints,
                 journal,
                 seed,
-                options.transition,
+                epoch,
                 options.between,
+                options.high,
+                peer,
             )
             run = replace(VARIANTS[name](tail), name=label)
             finished.add(run)
@@ -337,12 +343,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     runs: dict[str, dict[int, Run]] = {}
     for (label, seed), run in finished.runs.items():
-        name, _, epoch = label.rpartition("@")
-        if int(epoch) == options.transition:
+        name, _, at = label.rpartition("@")
+        if int(at) == epoch:
             runs.setdefault(name, {})[seed] = run
     device = single_device(experiment.precision).device
     facts = experiment_facts(experiment, images, device)
-    text = report(plain, runs, facts, options.transition)
+    text = report(plain, runs, facts, epoch)
     figures: dict[str, Any] = {
         "settings": facts,
         "experiment": experiment.to_dict(),
@@ -363,6 +369,15 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=BETWEEN_EPOCHS,
         help=f"epochs of what comes in between (default {BETWEEN_EPOCHS})",
+    )
+    parser.add_argument(
+        "--high",
+        type=int,
+        default=HIGH_EPOCHS,
+        help=f"epochs of the first learning rate behind its drop (default {HIGH_EPOCHS})",
+    )
+    parser.add_argument(
+        "--peer", action="store_true", help="go on from progressive resizing, with another rate"
     )
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     return parser

@@ -2,6 +2,7 @@
 
     python -m benchmarks.zoo                       # everything
     python -m benchmarks.zoo --sets torchvision --match 'resnet*'
+    python -m benchmarks.zoo --sets smp monai pytorchcv    # see `_zoo_libraries.py`
 
 Each model is checked in a worker process (see `_zoo_check.py`) and becomes one line of
 `OUTPUT/zoo.jsonl`; a model with a line is not checked again: stop the benchmark and start it to go
@@ -27,6 +28,7 @@ from benchmarks._env import environment
 from benchmarks._table import write_results
 from benchmarks._zoo_check import Extent, Record, check
 from benchmarks._zoo_entries import SETS, names
+from benchmarks._zoo_libraries import LIBRARIES
 from benchmarks._zoo_report import draw_times, report, summary
 
 NAME = "zoo"
@@ -124,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--sets", nargs="+", choices=[*SETS, *LIBRARIES], default=list(SETS))
     parser.add_argument("--match", default="*", help="pattern of names, without the set")
     parser.add_argument(
         "--convolving", action="store_true", help="leave out models with less than 3 convolutions"

@@ -133,6 +133,14 @@ def training_options(
             help="Let the rate rise linearly over the first epochs after a transition; 0: at once.",
         ),
     ] = 0.0,
+    raised_epochs: Annotated[
+        int,
+        _schedule(
+            min=0,
+            help="Train so many epochs after the last transition at the first learning rate, also "
+            "behind its drop; then on as scheduled.",
+        ),
+    ] = 0,
     optimizer: Annotated[
         OptimizerName, _step(help="Its state goes through transitions, too.")
     ] = OptimizerName.sgd,
@@ -205,6 +213,7 @@ def training_options(
         "weight_decay": weight_decay,
         "extra_training": extra_training,
         "warmup_after_resize": warmup_after_resize,
+        "raised_epochs": raised_epochs,
         "optimizer": optimizer.value,
         "momentum": momentum,
         "batch_size": batch_size,

@@ -43,9 +43,10 @@ def overfeat(
     resize: ResizeRule = AUTO,
     extra: ExtraTraining | None = None,
     warmup: float = 0.0,
+    raised: int = 0,
 ) -> Schedule:
     """OverFeat-fast: 55 epochs; by default the target takes over after 16 (Table 2, "epoch 17")."""
-    return Schedule(OVERFEAT, phases, resize, extra, warmup)
+    return Schedule(OVERFEAT, phases, resize, extra, warmup, raised)
 
 
 def resnet34(
@@ -54,6 +55,7 @@ def resnet34(
     resize: ResizeRule = AUTO,
     extra: ExtraTraining | None = None,
     warmup: float = 0.0,
+    raised: int = 0,
 ) -> Schedule:
     """ResNet-34: 90 epochs; by default the target takes over after 28 (Table 4, "epoch 29")."""
-    return Schedule(RESNET34, phases, resize, extra, warmup)
+    return Schedule(RESNET34, phases, resize, extra, warmup, raised)

@@ -89,9 +89,13 @@ class Schedule:
     - `extra`: extra training after transitions; none by default.
     - `warmup`: epochs, fractions too, over which the learning rate rises linearly after every
       transition: the n-th of N such steps has n / N of the rate. 0, the default: none.
+    - `raised`: so many epochs after the last transition have the schedule's first learning rule, in
+      place of a later one; then it goes on as written, no longer than before. What a network cannot
+      make up any more behind a drop of the learning rate (section 6) it makes up at the high one.
+      0, the default: none.
 
-    **Raises:** `FxscaleError` where the rule to resize does not fit the others, or `warmup` is
-    negative.
+    **Raises:** `FxscaleError` where the rule to resize does not fit the others, or `warmup` or
+    `raised` is negative.
     """
 
     rules: LearningRules
@@ -99,12 +103,15 @@ class Schedule:
     resize: ResizeRule = AUTO
     extra: ExtraTraining | None = None
     warmup: float = 0.0
+    raised: int = 0
 
     def __post_init__(self) -> None:
         if self.phases < 1:
             raise FxscaleError(f"a schedule needs at least 1 phase; found {self.phases}")
         if not (self.warmup >= 0 and isfinite(self.warmup)):
             raise FxscaleError(f"a warm-up takes 0 epochs or more; found {self.warmup}")
+        if self.raised < 0:
+            raise FxscaleError(f"the rate is raised for 0 epochs or more; found {self.raised}")
         if self.phases > 1:
             self.resize.check(self.rules, self.phases - 1)
 
@@ -142,8 +149,9 @@ class Schedule:
             extra = self._hold(phase, position, held, here)
             if not extra and position >= self.rules.epochs:
                 break
-            rule = self.rules.at(position - 1 if extra else position)
             number = len(epochs)
+            raised = 0 < phase == self.phases - 1 and number - begun < self.raised
+            rule = self.rules.at(0 if raised else position - 1 if extra else position)
             warmup = self.warmup if phase > 0 else 0.0
             epochs.append(
                 Epoch(

@@ -128,6 +128,7 @@ def variants(
         keep=(),
         resize_at="auto",
         extra_training=0,
+        raised_epochs=0,
     )
     resizing = replace(
         settings,

@@ -60,6 +60,8 @@ class Settings:
       `"plateau"` or `"never"`, see `fxscale.schedules`.
     - `warmup_after_resize`: epochs, fractions too, over which the learning rate rises linearly
       after each transition, step by step; 0: none.
+    - `raised_epochs`: so many epochs after the last transition have the first learning rate, also
+      behind its drop; 0: none.
     - `extra_training`: at most so many extra epochs after each transition (section 5.2); 0: none.
 
     **Optimization**
@@ -106,6 +108,7 @@ class Settings:
     resize_at: str = "auto"
     extra_training: int = 0
     warmup_after_resize: float = 0.0
+    raised_epochs: int = 0
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.9
     batch_size: int = 128
@@ -172,6 +175,7 @@ class Settings:
             parse_resize_rule(self.resize_at),
             ExtraTraining(self.extra_training) if self.extra_training else None,
             self.warmup_after_resize,
+            self.raised_epochs,
         )
 
     @property

@@ -12,9 +12,9 @@ from torch import nn
 
 import fxscale
 from benchmarks import tiny_imagenet, transition_variants
+from benchmarks._recipes import FactoredRecipe, RaisedRecipe
 from benchmarks._tiny_imagenet_runs import Experiment
 from benchmarks.transition_variants import (
-    FactoredRecipe,
     half_kept,
     size_between,
     with_norms,
@@ -59,7 +59,7 @@ def test_every_variant_differs_from_the_plain_transition_as_it_says(
         "momentum reset@1", "warm-up@1", "raised rate@1", "lowered rate@1", "larger norms@1",
         "least squares@1", "ramp@1", "progressive resizing next@1", "three stages@1",
     ]  # fmt: skip
-    assert "raised rate behind the drop: the learning rate has not" in capsys.readouterr().out
+    assert "raised rate behind the drop: the same as plain" in capsys.readouterr().out
 
     for run in found.values():
         # What comes before the transition is the plain run's, times and all.
@@ -151,6 +151,8 @@ def test_the_factor_holds_for_its_epochs_alone() -> None:
     plain = Recipe(6, 1.0, (4,))
     ratios = [recipe.rate(epoch) / plain.rate(epoch) for epoch in range(6)]
     assert ratios == [1, 2, 2, 1, 1, 1]
+    raised = RaisedRecipe(6, 1.0, (2, 4), first=3, last=5)
+    assert [raised.rate(epoch) for epoch in range(6)] == pytest.approx([1, 1, 0.1, 1, 1, 0.01])
 
 
 def test_nothing_to_go_on_from(tmp_path: Path) -> None:

@@ -84,6 +84,25 @@ def test_without_transitions_there_is_no_warm_up() -> None:
         Schedule(RULES, 2, At((3,)), warmup=-1)
 
 
+def test_behind_the_drop_the_first_rule_holds_once_more() -> None:
+    assert rates(trained(Schedule(RULES, 2, At((5,)), raised=2), [0.1])) == [
+        *(1, 1, 1, 1, 0.1),  # pre-train
+        *(1, 1, 0.01),
+    ]
+    # Of several transitions the last; before the drop there is nothing to raise.
+    assert rates(trained(Schedule(RULES, 3, At((3, 6)), raised=1), [0.1])) == [
+        *(1, 1, 1),
+        *(1, 0.1, 0.1),
+        *(1, 0.01),
+    ]
+    assert rates(trained(Schedule(RULES, 2, At((2,)), raised=2), [0.1])) == [
+        *(1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01)
+    ]
+    assert rates(trained(Schedule(RULES, 1, raised=2), [0.1])) == [1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]
+    with pytest.raises(FxscaleError, match="raised for 0 epochs or more; found -1"):
+        Schedule(RULES, 2, At((3,)), raised=-1)
+
+
 def test_extra_training_holds_the_rate_until_accuracy_drops() -> None:
     # Resized right before the drop (as in section 5.2). Target epochs: 0.5 0.6 0.7 0.65, a drop.
     accuracies = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.65, 0.8]

@@ -31,7 +31,7 @@ def run(output: Path, *rules: str, resume: bool = False, **options: Any) -> Comp
 
 
 def test_variants() -> None:
-    chosen = settings(keep=("fc",), extra_training=1)
+    chosen = settings(keep=("fc",), extra_training=1, raised_epochs=1)
     found = variants(chosen, ["1", "2", "1"], ["auto"])
     assert [v.key for v in found] == [
         *("target", "pretrain", "progressive-auto", "resized-1", "resized-2")
@@ -42,6 +42,7 @@ def test_variants() -> None:
     assert (progressive.resize_at, progressive.sizes, progressive.keep) == ("auto", (17, 24), ())
     assert progressive.progressive_sizes == (17,)
     assert not any(s.progressive_sizes for s in (alone, small, first, second))
+    assert [s.raised_epochs for s in (alone, progressive, first)] == [0, 1, 1]
     assert [(s.resize_at, s.keep, s.extra_training) for s in (first, second)] == [
         *(("1", ("fc",), 1), ("2", ("fc",), 1))
     ]

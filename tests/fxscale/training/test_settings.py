@@ -25,6 +25,7 @@ def test_schedules() -> None:
     schedule = settings(pretrain_sizes=(10, 17), resize_at="1,2", extra_training=4).schedule
     assert (schedule.phases, schedule.resize) == (3, At((1, 2)))
     assert schedule.extra == ExtraTraining(4)
+    assert settings(raised_epochs=2).schedule.raised == 2
     assert settings(preset="overfeat", resize_at="auto").schedule.rules == OVERFEAT
 
 
