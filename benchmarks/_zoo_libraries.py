@@ -63,6 +63,7 @@ ENCODERS = (
 )
 SEGMENTED = (128, 128)
 PICTURE, VOLUME = (96, 96), (64, 64, 64)
+_GREY: Mapping[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 LARGEST = 256  # pixels a side, where a network can be built for another size than its data's
 
 
@@ -101,7 +102,7 @@ def _of_rank(nets: Any, rank: int, size: tuple[int, ...]) -> Iterator[tuple[str,
     classes = {"in_shape": shape, "channels": (8, 16), "strides": (2, 2)}
     coded = {"channels": (8, 16), "num_res_channels": (8, 16), "num_embeddings": 16}
     yield "AttentionUnet", partial(nets.AttentionUnet, **maps, **levels)
-    yield "AutoEncoder", partial(nets.AutoEncoder, **maps, **levels)
+    yield "AutoEncoder", partial(nets.AutoEncoder, **maps, channels=(8, 16), strides=(2, 2))
     yield (
         "AutoencoderKL",
         partial(
@@ -144,7 +145,7 @@ def _of_rank(nets: Any, rank: int, size: tuple[int, ...]) -> Iterator[tuple[str,
     yield "SegResNetVAE", partial(nets.SegResNetVAE, size, **maps, init_filters=8)
     yield "UNETR", partial(nets.UNETR, 3, 2, size, spatial_dims=rank, hidden_size=48, num_heads=4)
     yield "UNet", partial(nets.UNet, **maps, **levels, num_res_units=2)
-    yield "VNet", partial(nets.VNet, **maps)
+    yield "VNet", lambda: nn.Sequential(_GREY[rank](3, 1, 1), nets.VNet(rank, 1, 2))
     yield (
         "VQVAE",
         partial(

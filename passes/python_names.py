@@ -10,11 +10,12 @@ torch's C code believe it, too. While a model is traced, the modules that define
    the memory that it saves is a matter of the training loop;
 4. functions such as `torch.rand` that make tensors of given sizes and leave no way to say that a
    size is a proxy;
-5. an `int` that gives back the proxy of an int, as it is, and a `float` that becomes a node:
+5. a `torch.autograd.Variable` that detaches, which is all that is left of it in torch;
+6. an `int` that gives back the proxy of an int, as it is, and a `float` that becomes a node:
    Python's own would take the number out of the graph.
 
-A function stands for the classes `int`, `float` and `type` where a module's code does nothing with
-them but call them.
+A function stands for the classes `int`, `float`, `type` and `Variable` where a module's code does
+nothing with them but call them.
 
 `torch.fx` treats `len` and the functions given to `fx.wrap` in the same way. Everything is put
 back afterwards.
@@ -55,6 +56,7 @@ _FACTORIES = (
 )
 _CHECKPOINT = torch.utils.checkpoint.checkpoint
 _JIT_ISINSTANCE = torch.jit.isinstance
+_VARIABLE = torch.autograd.Variable
 _NUMBERS = (int, float)
 
 
@@ -101,7 +103,12 @@ def answering_for_values(model: nn.Module, value_of: Callable[[fx.Proxy], Any]) 
         return builtins.float(*args)
 
     functions = {"isinstance": is_instance, "hasattr": has_attribute, "getattr": attribute}
-    classes = {"int": integer, "float": real}
+
+    def variable(thing: Any, *args: Any, **kwargs: Any) -> Any:
+        traced = builtins.isinstance(thing, fx.Proxy) and not args and not kwargs
+        return thing.detach() if traced else _VARIABLE(thing, *args, **kwargs)
+
+    classes = {"int": integer, "float": real, "Variable": variable}
     instead: dict[Any, Any] = {torch.is_tensor: is_tensor, _JIT_ISINSTANCE: jit_is_instance}
     with _replacing() as put:
         put(vars(torch), "is_tensor", is_tensor)
@@ -117,7 +124,10 @@ def answering_for_values(model: nn.Module, value_of: Callable[[fx.Proxy], Any]) 
                     put(namespace, name, function)
             if namespace.get("type") is _type_of:
                 put(namespace, "type", type_of)
-            for name in only_called(classes.keys() - namespace.keys(), namespace):
+            known = {"int", "float"} - namespace.keys()
+            if namespace.get("Variable") is _VARIABLE:
+                known.add("Variable")
+            for name in only_called(known, namespace):
                 put(namespace, name, classes[name])
         yield
 

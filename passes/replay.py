@@ -40,6 +40,7 @@ _HEARD = "_fxscale_heard"
 """Attribute of fake tensors that are computed from images or weights."""
 
 _PLAIN = {type(None), type(...), bool, int, float, str, slice, torch.dtype, torch.device}
+_DETACH = torch.ops.aten.detach.default  # as `torch.autograd.Variable` does
 _UNBIND = (torch.unbind, Tensor.unbind)
 
 _REMEDY = (
@@ -179,7 +180,8 @@ class Listener(TorchFunctionMode):
                 item = (arguments[0], str(index))
                 self.calls.append(Heard(Tensor.__getitem__, item, (fact,), self.node))
         else:
-            self.calls.append(Heard(function, arguments, facts, self.node))
+            same = Tensor.detach if function is _DETACH else function
+            self.calls.append(Heard(same, arguments, facts, self.node))
 
     def _argument(self, argument: Any) -> str:
         if isinstance(argument, Tensor):

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import Variable
 
 import fxscale
 from fxscale.passes.python_names import only_called
@@ -69,6 +70,7 @@ ASKED: dict[str, Callable[[Any, Tensor], Any]] = {
     "hasattr": lambda m, x: x if hasattr(x, "last_hidden_state") else m.more(x),
     "getattr": lambda m, x: m.more(getattr(x, "last_hidden_state", x)),
     "a tag": tagged,
+    "Variable": lambda m, x: Variable(x) + Variable(torch.ones(1)),
     "float, ceil": padded_as_tensorflow_does,
     "floor": lambda m, x: F.adaptive_avg_pool2d(x, math.floor(x.shape[2] / 2)),
     "trunc": lambda m, x: F.adaptive_avg_pool2d(x, math.trunc(x.shape[2] / 2)),
