@@ -7,7 +7,7 @@ import operator
 import torch
 from torch import fx
 
-from fxscale.passes.annotations import measures_a_map
+from fxscale.passes.annotations import fixed_shape, measures_a_map
 from fxscale.passes.axes import Annotation, Dim, Extent, SelfSized, Shape, fixed_dim, is_spatial
 from fxscale.passes.ops.registry import Call, handles
 from fxscale.passes.tracer import VALUE
@@ -74,6 +74,11 @@ def new_tensor(call: Call) -> Annotation:
             )
         dims.append(fixed_dim(length))
     return Shape(tuple(dims))
+
+
+@handles(".new_tensor", params="input data")
+def new_constant(call: Call) -> Annotation:
+    return fixed_shape(call.result)
 
 
 @handles(".bernoulli_", ".fill_", ".normal_", ".uniform_", ".zero_")

@@ -22,6 +22,7 @@ BODIES: dict[str, Any] = {
     "dtype": lambda m, x: x.to(x.dtype).type(x.dtype),
     "device": lambda m, x: x.to(x.device),
     "slice of the shape": lambda m, x: x.flatten(2).view(*x.shape[:2], -1),
+    "new_tensor": lambda m, x: x * x.new_tensor([[[2.0]], [[3.0]], [[4.0]], [[5.0]]]),
     "new_zeros without maps": lambda m, x: x.mean((2, 3)) + x.new_zeros(x.shape[0], 4),
 }
 
