@@ -16,7 +16,7 @@ from torch import fx
 from fxscale.passes.annotations import measures_a_map, measures_the_batch
 from fxscale.passes.axes import Annotation, Substitution
 from fxscale.passes.origins import Origin, holds_tensor
-from fxscale.passes.tracer import VALUE
+from fxscale.passes.proxies import VALUE
 
 _EXPAND = "expand"
 _VIEWS: Mapping[Any, int] = {

@@ -30,9 +30,9 @@ from fxscale.passes.axes import (
     pretrain_length,
     target_length,
 )
+from fxscale.passes.proxies import VALUE
 from fxscale.passes.refusal import refusal
 from fxscale.passes.relative_positions import RelativeRead
-from fxscale.passes.tracer import VALUE
 
 if TYPE_CHECKING:
     from fxscale.passes.annotate import Annotator

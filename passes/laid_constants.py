@@ -22,7 +22,7 @@ from torch import fx
 from fxscale.passes.annotations import fixed_annotation, fixed_dims
 from fxscale.passes.axes import Annotation, Axis, Dim, Shape, fixed_dim, is_spatial, target_length
 from fxscale.passes.distances import Distances
-from fxscale.passes.tracer import VALUE
+from fxscale.passes.proxies import VALUE
 
 Place = tuple[fx.Node, int]
 """A dimension of the tensor that a node computes; the same in every walk over one graph."""

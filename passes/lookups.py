@@ -19,8 +19,8 @@ from torch import fx, nn
 from fxscale.passes.axes import Lookup
 from fxscale.passes.in_place import changes_in_place
 from fxscale.passes.origins import Origin, holds_tensor
+from fxscale.passes.proxies import VALUE
 from fxscale.passes.refusal import refusal
-from fxscale.passes.tracer import VALUE
 
 _INDEX = {operator.getitem: 1, torch.index_select: 2, "index_select": 2, F.embedding: 0}
 """Which argument of a lookup is the index."""

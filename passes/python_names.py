@@ -35,8 +35,9 @@ from typing import Any
 import torch
 import torch.utils.checkpoint
 from torch import fx, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_leaves
+
+from fxscale.passes.proxies import class_of
 
 _MISSING = object()
 _FACTORIES = (
@@ -150,8 +151,7 @@ def answering_as_tensors(model: nn.Module) -> Iterator[None]:
 
 
 def _type_of(thing: Any, *more: Any) -> Any:
-    fake = not more and builtins.type(thing) is FakeTensor
-    return torch.Tensor if fake else builtins.type(thing, *more)
+    return builtins.type(thing, *more) if more else class_of(thing)
 
 
 @contextmanager

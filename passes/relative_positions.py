@@ -23,7 +23,7 @@ from torch import Tensor, fx
 
 from fxscale.passes.in_place import changes_in_place
 from fxscale.passes.origins import Origin, origin_of
-from fxscale.passes.tracer import VALUE
+from fxscale.passes.proxies import VALUE
 
 _JOINS: frozenset[Any] = frozenset((torch.cat, torch.concat, torch.concatenate))
 _PADS: frozenset[Any] = _JOINS | {F.pad, torch._C._nn.pad}

@@ -36,11 +36,11 @@ from fxscale.passes.geometry import Adapter, Geometry
 from fxscale.passes.lookups import freeze_lookups
 from fxscale.passes.ops.registry import any_node, lookup
 from fxscale.passes.padding import Paddings
+from fxscale.passes.proxies import VALUE
 from fxscale.passes.refusal import SOURCE, module_path, refusal
 from fxscale.passes.resamplings import insert_resamplings
 from fxscale.passes.sites import Convolution, Sites
 from fxscale.passes.trace import TracedNetwork, stale_weights
-from fxscale.passes.tracer import VALUE
 from fxscale.plan import Padding, ScalePlan, StateMap
 from fxscale.pretrain_network import PretrainNetwork
 from fxscale.resample import Init, downscale_entry

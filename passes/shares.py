@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from fxscale.passes.axes import Axis, Dim, Scaling
+from fxscale.passes.proxies import VALUE
 from fxscale.passes.refusal import refusal
 from fxscale.passes.trace import tensors_in
-from fxscale.passes.tracer import VALUE
 
 
 @dataclass(frozen=True)

@@ -26,15 +26,12 @@ from fxscale.passes.custom_functions import refusing_custom_functions
 from fxscale.passes.feature_maps import FeatureMapMode
 from fxscale.passes.inputs import InputSpec
 from fxscale.passes.merge import merge
+from fxscale.passes.proxies import VALUE
 from fxscale.passes.python_names import answering_as_tensors, answering_for_values
 from fxscale.passes.randomness import Watch, refusing_draws
 from fxscale.passes.refusal import failing_line, module_path
 from fxscale.passes.replay import Listener, check_replay
-from fxscale.passes.tracer import (
-    VALUE,
-    Decision,
-    ValueTracer,
-)
+from fxscale.passes.tracer import Decision, ValueTracer
 from fxscale.passes.training_flags import find_training_flags
 from fxscale.passes.with_blocks import recording_with_blocks
 from fxscale.passes.wrapped_functions import entering_wrapped_functions

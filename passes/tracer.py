@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.fx.node import Argument, Target, map_aggregate
+from torch.fx.node import Argument, Target
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
@@ -34,12 +34,10 @@ from fxscale.errors import first_line
 from fxscale.passes.calls import CallRecord
 from fxscale.passes.evaluate import evaluate_node
 from fxscale.passes.feature_maps import FeatureMapMode
-from fxscale.passes.in_place import INPLACE, changes_in_place
+from fxscale.passes.in_place import changes_in_place
+from fxscale.passes.proxies import VALUE, ValueProxy, with_nodes
 from fxscale.passes.refusal import SOURCE, calling_line, refusal
 from fxscale.passes.with_blocks import AUTOCAST
-
-VALUE = "fxscale_value"
-"""Key of `node.meta` under which the value of a node at the target size is kept."""
 
 Instruction = tuple[FrameType, int]
 """A frame and the bytecode instruction that it is at."""
@@ -67,109 +65,6 @@ def class_name(cls: type) -> str:
 
 _ENTERED = (ParametrizationList, _WeightNorm)
 _WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
-
-
-class ValueProxy(fx.Proxy):
-    """A proxy that answers what Python asks of a value: its truth, length, integer, items."""
-
-    tracer: ValueTracer
-
-    @property
-    def value(self) -> Any:
-        return self.node.meta[VALUE]
-
-    def __getattr__(self, name: str) -> Any:  # see ValueAttribute
-        if name == "ndim" and isinstance(self.value, torch.Tensor):
-            return self.value.ndim  # no size decides it, and einops looks it up in a dict
-        return ValueAttribute(self, name)
-
-    def __len__(self) -> int:
-        return self.tracer.count(self.node)
-
-    def __int__(self) -> int:
-        return int(self.tracer.decide(self.node, int))
-
-    def __index__(self) -> int:
-        caller = sys._getframe(1)
-        return self.tracer.decide_index(self.node, (caller, caller.f_lasti))
-
-    def __float__(self) -> float:
-        return float(self.tracer.decide(self.node, float))
-
-    def __contains__(self, item: object) -> bool:
-        return self.tracer.decide_contains(self, item)
-
-    def __format__(self, spec: str) -> str:
-        return format(repr(self) if isinstance(self.value, torch.Tensor) else self.value, spec)
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
-
-
-def _inplace(name: str) -> Callable[[ValueProxy, Any], Any]:
-    function = getattr(operator, name)
-
-    def method(self: ValueProxy, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", function, (self, other), {})
-
-    return method
-
-
-def _function(function: Callable[..., Any]) -> Callable[..., Any]:
-    def method(self: ValueProxy, *others: Any) -> Any:
-        return self.tracer.create_proxy("call_function", function, (self, *others), {})
-
-    return method
-
-
-# fx knows the operators, not the built-in functions that numbers answer.
-for _builtin in (abs, round, divmod):
-    setattr(ValueProxy, f"__{_builtin.__name__}__", _function(_builtin))
-
-
-# fx falls back to the out-of-place operator, which computes the same but loses aliasing and
-# needs more memory than the target does.
-for _name in INPLACE:
-    setattr(ValueProxy, f"__{_name}__", _inplace(_name))
-
-
-class ValueAttribute(ValueProxy):
-    """`proxy.name`: a method call when it is called, a `getattr` node when it is read."""
-
-    def __init__(self, root: ValueProxy, name: str) -> None:
-        self.root = root
-        self.attr = name
-        self.tracer = root.tracer
-        self._node: fx.Node | None = None
-
-    @property
-    def node(self) -> fx.Node:  # type: ignore[override]  # created on first use, as fx.Attribute's
-        if self._node is None:
-            self._node = self.tracer.create_proxy(
-                "call_function", getattr, (self.root, self.attr), {}
-            ).node
-        return self._node
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        given = map(_lengths, args)
-        return self.tracer.create_proxy("call_method", self.attr, (self.root, *given), kwargs)
-
-
-def _lengths(argument: Any) -> Any:
-    """A size as a tuple of its lengths: each has a node then, and may come from another map."""
-    size = isinstance(argument, ValueProxy) and isinstance(argument.value, torch.Size)
-    return tuple(argument) if size else argument
-
-
-def with_nodes(value: Any) -> Any:
-    """A value with nodes for its proxies; an attribute that was not read yet stays unread."""
-
-    def node_of(leaf: Any) -> Any:
-        if isinstance(leaf, ValueAttribute) and leaf._node is None:
-            return node_of(leaf.root), leaf.attr
-        return leaf.node if isinstance(leaf, fx.Proxy) else leaf
-
-    return map_aggregate(value, node_of)
 
 
 class ValueTracer(fx.Tracer):

@@ -27,8 +27,8 @@ from torch.fx.node import map_aggregate, map_arg
 
 from fxscale.modes import EVAL, TRAIN
 from fxscale.passes.calls import ModuleCall
+from fxscale.passes.proxies import VALUE
 from fxscale.passes.refusal import module_path
-from fxscale.passes.tracer import VALUE
 
 OwnModes = Mapping[bool, Mapping[str, bool]]
 Nodes = Mapping[fx.Node, fx.Node]

@@ -19,9 +19,10 @@ from fxscale.passes.annotations import divides_the_batch
 from fxscale.passes.axes import AnnotatedNetwork, Lengths, SelfSized, Shape, pretrain_length
 from fxscale.passes.evaluate import evaluate_node
 from fxscale.passes.inputs import BATCH
+from fxscale.passes.proxies import VALUE
 from fxscale.passes.refusal import refusal
 from fxscale.passes.trace import TracedNetwork
-from fxscale.passes.tracer import VALUE, Decision
+from fxscale.passes.tracer import Decision
 from fxscale.plan import Size
 from fxscale.pretrain_network import PretrainNetwork
 

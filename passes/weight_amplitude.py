@@ -30,7 +30,7 @@ from fxscale.errors import UnsupportedModelError
 from fxscale.passes.axes import ComputedWeight, Dims, KernelEntry, Shape
 from fxscale.passes.ops import join
 from fxscale.passes.ops.registry import Call, lookup
-from fxscale.passes.tracer import VALUE
+from fxscale.passes.proxies import VALUE
 from fxscale.passes.weight_rules import REMEDY, RULES, VIEWS, Amplitude, Gain, name_of
 
 if TYPE_CHECKING:

@@ -31,8 +31,8 @@ from fxscale.passes.ops import (
 )
 from fxscale.passes.ops.registry import Call, Handler, lookup
 from fxscale.passes.origins import holds_tensor
+from fxscale.passes.proxies import VALUE
 from fxscale.passes.trace import TracedNetwork
-from fxscale.passes.tracer import VALUE
 
 
 @dataclass(frozen=True)

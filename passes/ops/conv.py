@@ -31,8 +31,8 @@ from fxscale.passes.axes import (
 )
 from fxscale.passes.ops.registry import Call, handles, lookup, per_axis
 from fxscale.passes.ops.weight_norm import hooked_weight
+from fxscale.passes.proxies import VALUE
 from fxscale.passes.refusal import module_path
-from fxscale.passes.tracer import VALUE
 
 
 @dataclass(frozen=True)

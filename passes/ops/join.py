@@ -28,7 +28,7 @@ from fxscale.passes.concatenations import Concatenation
 from fxscale.passes.ops.constant import follows, lay_over
 from fxscale.passes.ops.registry import Call, handles
 from fxscale.passes.origins import Origin
-from fxscale.passes.tracer import VALUE
+from fxscale.passes.proxies import VALUE
 
 _ARITHMETIC = (
     "add",

@@ -10,7 +10,7 @@ from fxscale.passes.axes import Annotation, Axis, Dim, LinearSite, Row, Shape, i
 from fxscale.passes.axis_checks import require_map
 from fxscale.passes.distances import Distances
 from fxscale.passes.ops.registry import Call, handles
-from fxscale.passes.tracer import VALUE
+from fxscale.passes.proxies import VALUE
 
 
 @handles(nn.Linear)

@@ -21,8 +21,9 @@ from torch._ops import OpOverloadPacket
 
 from fxscale.errors import UnsupportedModelError
 from fxscale.passes.axes import Annotation, Dims, Shape
+from fxscale.passes.proxies import VALUE
 from fxscale.passes.refusal import module_path, refusal
-from fxscale.passes.tracer import VALUE, class_name
+from fxscale.passes.tracer import class_name
 
 if TYPE_CHECKING:
     from fxscale.passes.annotate import Annotator

@@ -14,7 +14,7 @@ from fxscale.passes.axis_checks import require_map
 from fxscale.passes.distances import holds_distances
 from fxscale.passes.ops.registry import Call, handles
 from fxscale.passes.origins import Origin
-from fxscale.passes.tracer import VALUE
+from fxscale.passes.proxies import VALUE
 
 
 @handles(nn.Flatten)

@@ -10,7 +10,7 @@ from torch import fx
 from fxscale.passes.annotations import fixed_shape, measures_a_map
 from fxscale.passes.axes import Annotation, Dim, Extent, SelfSized, Shape, fixed_dim, is_spatial
 from fxscale.passes.ops.registry import Call, handles
-from fxscale.passes.tracer import VALUE
+from fxscale.passes.proxies import VALUE
 
 
 @handles(getattr, params="input name")
