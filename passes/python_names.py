@@ -80,15 +80,16 @@ def answering_for_values(model: nn.Module, value_of: Callable[[fx.Proxy], Any]) 
     def jit_is_instance(obj: Any, target_type: Any) -> bool:
         return _JIT_ISINSTANCE(behind(obj), target_type)  # type: ignore[no-any-return, no-untyped-call]  # torch leaves it untyped
 
-    def type_of(*args: Any) -> Any:
-        return _type_of(behind(args[0]), *args[1:])
+    def type_of(thing: Any, *more: Any, **kwargs: Any) -> Any:
+        return _type_of(behind(thing), *more, **kwargs)
 
     def has_attribute(thing: Any, name: str, /) -> bool:
         own = builtins.isinstance(thing, fx.Proxy) and name in vars(thing)
         return own or builtins.hasattr(behind(thing), name)
 
     def attribute(thing: Any, name: str, /, *default: Any) -> Any:
-        if default and not has_attribute(thing, name):
+        traced = builtins.isinstance(thing, fx.Proxy)
+        if traced and default and not has_attribute(thing, name):
             return default[0]
         return builtins.getattr(thing, name, *default)
 
@@ -103,12 +104,11 @@ def answering_for_values(model: nn.Module, value_of: Callable[[fx.Proxy], Any]) 
             return thing.tracer.create_proxy("call_function", builtins.float, args, {})
         return builtins.float(*args)
 
-    functions = {"isinstance": is_instance, "hasattr": has_attribute, "getattr": attribute}
-
     def variable(thing: Any, *args: Any, **kwargs: Any) -> Any:
         traced = builtins.isinstance(thing, fx.Proxy) and not args and not kwargs
         return thing.detach() if traced else _VARIABLE(thing, *args, **kwargs)
 
+    functions = {"isinstance": is_instance, "hasattr": has_attribute, "getattr": attribute}
     classes = {"int": integer, "float": real, "Variable": variable}
     instead: dict[Any, Any] = {torch.is_tensor: is_tensor, _JIT_ISINSTANCE: jit_is_instance}
     with _replacing() as put:
@@ -150,8 +150,8 @@ def answering_as_tensors(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _type_of(thing: Any, *more: Any) -> Any:
-    return builtins.type(thing, *more) if more else class_of(thing)
+def _type_of(thing: Any, *more: Any, **kwargs: Any) -> Any:
+    return builtins.type(thing, *more, **kwargs) if more else class_of(thing)
 
 
 @contextmanager
