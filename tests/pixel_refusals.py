@@ -134,6 +134,10 @@ PIXELS: dict[str, Case] = {
     "grows with the pixels of a feature map as no factor does": Case(
         body(lambda m, x: x.logsumexp((2, 3))), body(lambda m, x: x.mean((2, 3)).logsumexp(1))
     ),
+    "picks pixels of a feature map by computed indices": Case(
+        body(lambda m, x: x.gather(2, x.long().clamp(0, 7))),
+        body(lambda m, x: x.gather(1, x.long().clamp(0, 3))),
+    ),
     "puts the pixels of a feature map in order, whose number changes": Case(
         body(lambda m, x: x.flatten(2).topk(3)[0]), body(lambda m, x: x.amax((2, 3)))
     ),

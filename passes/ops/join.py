@@ -216,8 +216,16 @@ def _meet_inside(call: Call, dims: Sequence[tuple[fx.Node, Dim]]) -> Dim:
 
 @handles(torch.cat, torch.concat, torch.concatenate, params="tensors dim")
 def concatenate(call: Call) -> Annotation:
+    return _concatenate(call, call.value("dim", 0) % call.result.ndim)
+
+
+@handles(torch.hstack, params="tensors")
+def stack_channels(call: Call) -> Annotation:
+    return _concatenate(call, min(1, call.result.ndim - 1))
+
+
+def _concatenate(call: Call, dim: int) -> Annotation:
     shapes, nodes = _sequence(call)
-    dim = call.value("dim", 0) % call.result.ndim
     result: list[Dim] = []
     for index in range(call.result.ndim):
         present = [

@@ -1,4 +1,4 @@
-"""Operators that put the entries of a dimension in order, or find one of them by its rank.
+"""Operators that put the entries of a dimension in order, or find some of them by rank or index.
 
 Along channels they are what they are; along pixels, whose number changes, ranks and indices are
 other ones in the pre-train network.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from fxscale.passes.axes import Annotation, Dim, Shape, fixed_dim, is_spatial
+from fxscale.passes.ops.join import meet
 from fxscale.passes.ops.reduce import reduce_mean, reduced
 from fxscale.passes.ops.registry import Call, handles
 
@@ -42,6 +43,33 @@ def one_of_all(call: Call) -> Annotation:
     _need_channels(call, reduced(call))
     found = reduce_mean(call)
     return found if isinstance(call.result, torch.Tensor) else (found, found)
+
+
+@handles(torch.gather, ".gather", params="input dim index")
+@handles(torch.take_along_dim, ".take_along_dim", params="input index dim")
+def gather(call: Call) -> Annotation:
+    dims, wanted, place = call.dims(), call.dims("index"), call.value("dim")
+    if place is None or is_spatial(dims[place]) or _leaves_pixels_out(call, place):
+        raise call.refuse(
+            "picks pixels of a feature map by computed indices",
+            "pick channels, with as many indices as pixels, or use F.grid_sample",
+        )
+    place %= len(dims)
+    tensors = (call.raw("input"), dims), (call.raw("index"), wanted)
+    out = [
+        wanted[index]
+        if index == place
+        else meet(call, [(node, index, of[index]) for node, of in tensors])
+        for index in range(len(dims))
+    ]
+    return Shape(tuple(out))
+
+
+def _leaves_pixels_out(call: Call, place: int) -> bool:
+    """Whether there are fewer indices than pixels, or other entries."""
+    sizes = zip(call.result.shape, call.value("input").shape, strict=True)
+    others = [pair for index, pair in enumerate(sizes) if index != place % call.result.ndim]
+    return any(found != given for found, given in others)
 
 
 def _one_dimension(call: Call) -> tuple[list[Dim], int]:

@@ -241,10 +241,19 @@ def move(call: Call) -> Annotation:
 
 
 @handles(torch.flip, ".flip", params="input *dims")
+@handles(torch.fliplr, ".fliplr", torch.flipud, ".flipud")
 def flip(call: Call) -> Annotation:
     if holds_distances(call.dims()):
         raise call.refuse("turns distances round", "flip the table of positions itself")
     return call.annotation("input")
+
+
+@handles(torch.rot90, ".rot90", params="input k dims")
+def rotate(call: Call) -> Annotation:
+    dims, (a, b) = list(call.dims()), call.value("dims", (0, 1))
+    if call.value("k", 1) % 2:
+        dims[a], dims[b] = dims[b], dims[a]
+    return Shape(tuple(dims))
 
 
 @handles(torch.roll, ".roll", params="input shifts dims")

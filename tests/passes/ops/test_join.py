@@ -39,6 +39,7 @@ JOINS: dict[str, Any] = {
     "hypot": torch.hypot,
     "logical": lambda a, b: torch.logical_and(a.gt(0), torch.lt(b, 0)).float(),
     "cat": lambda a, b: torch.cat([a, b], dim=1),
+    "hstack": lambda a, b: torch.hstack([a, b]),
     "cat negative dim": lambda a, b: torch.cat((a, b), dim=-3),
     "stack": lambda a, b: torch.stack([a, b], dim=2).mean(2),
     "stack at the end": lambda a, b: torch.stack([a, b], dim=-1).mean(-1),

@@ -28,6 +28,9 @@ CHANNELS: dict[str, Callable[[Any, Tensor], Any]] = {
     "argmax, kept": lambda m, x: x * torch.argmax(x, dim=1, keepdim=True),
     "argmax of everything": lambda m, x: x.mean((2, 3)).argmax(),
     "argsort": lambda m, x: x.argsort(1),
+    "gather": lambda m, x: x.gather(1, x.argsort(1)) * x,
+    "gather by name": lambda m, x: torch.gather(x, dim=-3, index=x.topk(2, 1)[1]),
+    "take_along_dim": lambda m, x: torch.take_along_dim(x, x.argmin(1, keepdim=True), dim=1),
     "the last dimension": lambda m, x: x.mean((2, 3)).argsort() + x.mean((2, 3)).sort()[1],
 }
 
@@ -37,6 +40,19 @@ def test_along_channels(name: str) -> None:
     body = CHANNELS[name]
     small = fxscale.downscale(Around(body), 8, target_size=12, kernels={"conv": 3})
     assert_same_outputs(small, Around(copy.deepcopy(body)), torch.randn(2, 3, 8, 8))
+
+
+GATHERED: dict[str, Callable[[Any, Tensor], Any]] = {
+    "pixels": lambda m, x: x.gather(2, x.long().clamp(0, 7)),
+    "everything": lambda m, x: torch.take_along_dim(x, x.long().clamp(0, 7)),
+    "of the first pixels": lambda m, x: x.gather(1, x.argsort(1)[:, :, :3]),
+}
+
+
+@pytest.mark.parametrize("name", GATHERED)
+def test_pixels_are_not_gathered(name: str) -> None:
+    with pytest.raises(UnsupportedModelError, match="picks pixels of a feature map by computed"):
+        fxscale.downscale(Around(GATHERED[name]), 8, target_size=12)
 
 
 PIXELS: dict[str, Callable[[Any, Tensor], Any]] = {

@@ -25,6 +25,8 @@ def attention(x: Tensor) -> Tensor:
 
 
 BODIES: dict[str, Any] = {
+    "mirrored": lambda m, x: x + x.fliplr() - torch.flipud(x),
+    "rotated": lambda m, x: x.rot90(1, (2, 3)) + torch.rot90(x, 2, [2, 3]),
     "roll": lambda m, x: (x + x.roll(1, 1) - torch.roll(x, (1, 2), (0, -3))).mean((2, 3)),
     "channel shuffle": lambda m, x: shuffle(x),
     "channels last and back": lambda m, x: x.permute(0, 2, 3, 1).relu().permute(0, 3, 1, 2),
