@@ -34,21 +34,21 @@ def refusing_draws(model: nn.Module, trace: Callable[[Watch | None], Result]) ->
 
     To find the place, the generators are looked at before every node of a second trace.
     """
-    before = _states()
+    generators = _Generators()
     result = trace(None)
-    if _states() == before:
+    if not generators.drawn():
         return result
-    _restore(before)
+    generators.restore()
 
     def watch(node: fx.Node) -> None:
-        if _states() != before:
-            _restore(before)
+        if generators.drawn():
+            generators.restore()
             raise refusal(
                 node, "forward draws random numbers that its graph would keep", remedy=_REMEDY
             )
 
     trace(watch)
-    _restore(before)
+    generators.restore()
     raise UnsupportedModelError(
         f"the forward of {type(model).__name__} draws random numbers behind its last node",
         remedy=_REMEDY,
@@ -58,26 +58,46 @@ def refusing_draws(model: nn.Module, trace: Callable[[Watch | None], Result]) ->
 @contextmanager
 def keeping_generators() -> Iterator[None]:
     """Take back what is drawn while the context lasts."""
-    before = _states()
+    generators = _Generators()
     try:
         yield
     finally:
-        if _states() != before:
-            _restore(before)
+        if generators.drawn():
+            generators.restore()
 
 
-def _states() -> tuple[Any, ...]:
-    """Of the generators of torch, Python and, if it is there, NumPy."""
-    numpy = sys.modules.get("numpy")
-    states = bytes(torch.get_rng_state().tolist()), random.getstate()
-    if numpy is None:
-        return states
-    name, key, *rest = numpy.random.get_state()
-    return *states, (name, tuple(key.tolist()), *rest)
+class _Generators:
+    """The states of torch's generators, of Python's and, where it is there, of NumPy's.
+
+    Those of CUDA, where it is in use when they are read.
+    """
+
+    def __init__(self) -> None:
+        self._cuda: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self._states = self._read()
+
+    def drawn(self) -> bool:
+        return self._read() != self._states
+
+    def restore(self) -> None:
+        cpu, python, cuda, *numpy_state = self._states
+        torch.set_rng_state(_tensor(cpu))
+        random.setstate(python)
+        if self._cuda:
+            torch.cuda.set_rng_state_all(map(_tensor, cuda))
+        for state in numpy_state:
+            sys.modules["numpy"].random.set_state(state)
+
+    def _read(self) -> tuple[Any, ...]:
+        cuda = torch.cuda.get_rng_state_all() if self._cuda else []
+        states = bytes(torch.get_rng_state().tolist()), random.getstate()
+        devices = tuple(bytes(state.tolist()) for state in cuda)
+        numpy = sys.modules.get("numpy")
+        if numpy is None:
+            return *states, devices
+        name, key, *rest = numpy.random.get_state()
+        return *states, devices, (name, tuple(key.tolist()), *rest)
 
 
-def _restore(states: tuple[Any, ...]) -> None:
-    torch.set_rng_state(torch.tensor(list(states[0]), dtype=torch.uint8))
-    random.setstate(states[1])
-    for numpy_state in states[2:]:
-        sys.modules["numpy"].random.set_state(numpy_state)
+def _tensor(state: bytes) -> torch.Tensor:
+    return torch.tensor(list(state), dtype=torch.uint8)

@@ -80,3 +80,33 @@ def test_a_draw_behind_the_last_node_is_refused() -> None:
     model = Around(body)
     with pytest.raises(UnsupportedModelError, match="draws random numbers behind its last node"):
         fxscale.downscale(model, 8, target_size=12)
+
+
+def test_generators_of_cuda_are_looked_at_where_it_is_in_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a generator in place of CUDA's."""
+    state = [torch.zeros(16, dtype=torch.uint8)]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [s.clone() for s in state])
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state_all", lambda new: state.__setitem__(slice(None), new)
+    )
+
+    def drawing(m: Any, x: Tensor) -> Tensor:
+        state[0] = state[0] + 1
+        return x * 2
+
+    with pytest.raises(UnsupportedModelError, match="draws random numbers that its graph"):
+        fxscale.downscale(Around(drawing), 8, target_size=12)
+    assert not state[0].any()
+    assert fxscale.downscale(Around(lambda m, x: x * 2), 8, target_size=12)
+
+
+@pytest.mark.gpu
+def test_what_a_gpu_would_draw_once_and_for_all_is_refused() -> None:
+    model = Around(lambda m, x: x + torch.randn(4, 1, 1, device="cuda")).cuda()
+    before = torch.cuda.get_rng_state()
+    with pytest.raises(UnsupportedModelError, match="draws random numbers that its graph"):
+        fxscale.downscale(model, 8, target_size=12)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
