@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from fxscale.passes.annotations import fixed_shape
 from fxscale.passes.axes import Annotation, Shape, is_spatial
 from fxscale.passes.ops.registry import Call, handles
 
@@ -53,6 +54,12 @@ def reduce_sum(call: Call) -> Annotation:
 def reduce_norm(call: Call) -> Annotation:
     _grows(call, norm_power(call))
     return _reduce(call, keep=call.value("keepdim", False))
+
+
+@handles(torch.histc, ".histc")
+def histogram(call: Call) -> Annotation:
+    call.annotator.sums_over(call.node, tuple(axis for dim in call.dims() for axis in dim))
+    return fixed_shape(call.result)
 
 
 @handles(torch.cumsum, ".cumsum", torch.cumprod, ".cumprod", params="input dim")

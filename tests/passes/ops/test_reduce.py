@@ -79,3 +79,14 @@ def test_axes_behind_a_reduction() -> None:
 def test_what_no_factor_undoes_is_refused(body: Any) -> None:
     with pytest.raises(UnsupportedModelError, match="as no factor does"):
         fxscale.downscale(Around(body), 8, target_size=12)
+
+
+def test_a_histogram_counts_as_many_pixels_as_the_target_has() -> None:
+    def model() -> Around:
+        return Around(lambda m, x: torch.histc(x.sigmoid(), 4, 0, 1))
+
+    small = fxscale.downscale(model(), 8, target_size=12, kernels={"conv": 3})
+    by_hand, images = model(), torch.randn(2, 3, 8, 8)
+    by_hand.load_state_dict(small.state_dict())
+    torch.testing.assert_close(small(images), by_hand(images) * 144 / 64)
+    assert small(images).sum() == 2 * 4 * 144
