@@ -181,7 +181,9 @@ class Listener(TorchFunctionMode):
                 self.calls.append(Heard(Tensor.__getitem__, item, (fact,), self.node))
         else:
             same = Tensor.detach if function is _DETACH else function
-            self.calls.append(Heard(same, arguments, facts, self.node))
+            heard = Heard(same, arguments, facts, self.node)
+            if same is not Tensor.detach or self.calls[-1:] != [heard]:  # torch 2.9 does so twice
+                self.calls.append(heard)
 
     def _argument(self, argument: Any) -> str:
         if isinstance(argument, Tensor):
