@@ -110,7 +110,7 @@ def _of_rank(nets: Any, rank: int, size: tuple[int, ...]) -> Iterator[tuple[str,
             **maps,
             channels=(8, 16),
             num_res_blocks=(1, 1),
-            attention_levels=(False, True),
+            attention_levels=(False, rank == 2),  # every pixel with every other
             norm_num_groups=4,
         ),
     )
