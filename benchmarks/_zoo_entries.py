@@ -81,12 +81,18 @@ def parameters(network: nn.Module) -> int:
 
 
 def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
-    """Built without memory; on the CPU where a constructor computes with its weights' values."""
+    """Built without memory; on the CPU where a constructor computes with its weights' values.
+
+    On the CPU, too, where modules keep tensors that are neither parameters nor buffers.
+    """
     try:
         with torch.device("meta"):
-            return build()
+            network = build().to("meta")
     except Exception:  # whatever a constructor raises on meta tensors
         return build()
+    kept = (value for module in network.modules() for value in vars(module).values())
+    loose = any(isinstance(value, Tensor) and not value.is_meta for value in kept)
+    return build() if loose else network
 
 
 def _torchvision_names(module: str | None) -> list[str]:

@@ -64,7 +64,7 @@ ENCODERS = (
 SEGMENTED = (128, 128)
 PICTURE, VOLUME = (96, 96), (64, 64, 64)
 _GREY: Mapping[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
-LARGEST = 256  # pixels a side, where a network can be built for another size than its data's
+LARGEST, SMALLER = 400, 256  # pixels a side: networks for larger images are built for smaller ones
 
 
 def smp() -> Mapping[str, Network]:
@@ -171,9 +171,11 @@ def pytorchcv() -> Mapping[str, Network]:
         if makers:
             build = getattr(module, makers[0])
             size = _written_size(module, public)
-            largest = tuple(min(length, LARGEST) for length in size)
-            options = {"in_size": largest} if largest != size else {}
-            found[makers[0]] = largest, partial(build, pretrained=False, **options)
+            options = {}
+            if max(size) > LARGEST:
+                size = (SMALLER,) * len(size)
+                options["in_size"] = size
+            found[makers[0]] = size, partial(build, pretrained=False, **options)
     return found
 
 

@@ -52,7 +52,7 @@ def test_models_are_made_by_functions_that_take_options_alone(
 
     ((name, (size, build)),) = _zoo_libraries.pytorchcv().items()
 
-    assert (name, size) == ("segmenter_small", (256, 240))
+    assert (name, size) == ("segmenter_small", (256, 256))
     model = build()
     assert isinstance(model, Segmenter)
     assert model.in_size == size
