@@ -63,6 +63,9 @@ ENCODERS = (
 )
 SEGMENTED = (128, 128)
 PICTURE, VOLUME = (96, 96), (64, 64, 64)
+NO_PICTURES = ("jasper", "jasperdr", "nvpattexp", "pfpcnet")
+"""Modules of pytorchcv whose networks read sound, or points and pictures together."""
+
 _GREY: Mapping[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 LARGEST, SMALLER = 400, 256  # pixels a side: networks for larger images are built for smaller ones
 
@@ -110,8 +113,11 @@ def _of_rank(nets: Any, rank: int, size: tuple[int, ...]) -> Iterator[tuple[str,
             **maps,
             channels=(8, 16),
             num_res_blocks=(1, 1),
-            attention_levels=(False, rank == 2),  # every pixel with every other
             norm_num_groups=4,
+            # Attention of every voxel with every other takes gigabytes.
+            attention_levels=(False, rank == 2),
+            with_encoder_nonlocal_attn=rank == 2,
+            with_decoder_nonlocal_attn=rank == 2,
         ),
     )
     yield "BasicUNet", partial(nets.BasicUNet, **maps, **features)
@@ -165,6 +171,8 @@ def pytorchcv() -> Mapping[str, Network]:
     package: Any = import_module("pytorchcv.models")
     found: dict[str, Network] = {}
     for file in pkgutil.iter_modules(package.__path__):
+        if file.name in NO_PICTURES:
+            continue
         module = import_module(f"{package.__name__}.{file.name}")
         public = getattr(module, "__all__", ())
         makers = [name for name in public if _makes_a_model(getattr(module, name))]
