@@ -63,8 +63,11 @@ ENCODERS = (
 )
 SEGMENTED = (128, 128)
 PICTURE, VOLUME = (96, 96), (64, 64, 64)
-NO_PICTURES = ("jasper", "jasperdr", "nvpattexp", "pfpcnet")
-"""Modules of pytorchcv whose networks read sound, or points and pictures together."""
+NO_PICTURES = (
+    *("jasper", "jasperdr", "quartznet", "visemenet", "voca"),
+    *("nvpattexp", "pfpcnet", "propainter", "propainter_ip", "propainter_rfc", "raft"),
+)
+"""Modules of pytorchcv whose networks read sound, or more than one picture."""
 
 _GREY: Mapping[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 LARGEST, SMALLER = 400, 256  # pixels a side: networks for larger images are built for smaller ones
