@@ -1,10 +1,10 @@
 """Whether the graph of a trace does what the model does when it is called.
 
 Python code can ask a proxy what no tracer hears: `x.dtype is torch.float32`, `match x: case
-torch.Tensor():`. The answer is that of a proxy, and the trace goes a
-way that no tensor goes. Therefore the model is called once more, on fake tensors, and its graph is
-followed: both must call the same functions of torch, one after the other, for tensors of the same
-shapes.
+torch.Tensor():`. The answer is that of a proxy, and the trace goes a way that no tensor goes.
+Therefore the model is called once more, on fake tensors, and its graph is followed: both must call
+the same functions of torch, one after the other, with the same weights and numbers, and make
+tensors of the same shapes.
 
 Heard is what is computed from the images and the weights. What is computed from neither, such as
 `torch.arange(7)`, is a constant of the graph.
