@@ -37,15 +37,20 @@ def choose_providers(wanted: Sequence[str] | None) -> list[str]:
     return list(wanted)
 
 
-def open_session(model: Path | bytes, provider: str, *, folder: Path | None = None) -> Any:
+def open_session(
+    model: Path | bytes, provider: str, *, folder: Path | None = None, optimized: bool = True
+) -> Any:
     """An `onnxruntime.InferenceSession` that prefers `provider`.
 
-    `model`: a file, or its bytes with the `folder` where its weights lie.
+    `model`: a file, or its bytes with the `folder` where its weights lie. Unless `optimized`, its
+    operators run as they are written, none fused.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if folder is not None:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(folder)

@@ -117,6 +117,10 @@ def test_a_wrong_epsilon_is_seen(network: nn.Module, exported: Path, tmp_path: P
     report = validate_onnx(changed(exported, tmp_path, widen), network)
     assert report.divergence is not None
     assert report.divergence.layer == "norm"
+    (note,) = report.notes
+    wrong = next(error for error in report.errors if not error.equal)
+    # The file itself is wrong: as far off with no operator fused.
+    assert note == f"relative error without the runtime's graph optimizations: {wrong.relative:.1e}"
 
 
 def test_files_from_elsewhere_are_compared_though_not_located(
@@ -295,6 +299,24 @@ def test_without_scikit_learn_the_report_says_so(
     assert report.notes == ("no real images at hand (pass batches): random ones alone",)
 
 
+def test_a_runtime_that_fuses_wrongly_is_told_apart(
+    network: nn.Module, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def swap(model: Any) -> None:
+        node_of(model, "Relu").op_type = "Abs"
+
+    wrong, opened = changed(exported, tmp_path, swap), validate_module.open_session
+
+    def open_wrongly(path: Path, provider: str, *, optimized: bool = True) -> Any:
+        return opened(wrong if optimized else path, provider)
+
+    monkeypatch.setattr(validate_module, "open_session", open_wrongly)
+    report = validate_onnx(exported, network)
+    assert not report.equal
+    (note,) = (n for n in report.notes if n.startswith("relative error without the runtime's"))
+    assert float(note.rpartition(": ")[2]) < 1e-5
+
+
 def test_a_failing_search_leaves_the_report(
     network: nn.Module, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,7 +329,7 @@ def test_a_failing_search_leaves_the_report(
     monkeypatch.setattr(validate_module, "first_divergence", broken)
     report = validate_onnx(changed(exported, tmp_path, swap), network)
     assert not report.equal
-    assert report.notes == ("the layer at fault was not found: no memory",)
+    assert report.notes[-1:] == ("the layer at fault was not found: no memory",)
 
 
 def test_one_and_three_dimensions(tmp_path: Path) -> None:
