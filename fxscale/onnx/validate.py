@@ -159,7 +159,7 @@ def _as_written(
 ) -> Iterator[str]:
     """Of a file that comes out different, how far off it is with no operator fused.
 
-    In float16, onnxruntime's fusions round weights anew, which some networks amplify.
+    In float16, what was at fault was found to be onnxruntime's optimizations on the CPU.
     """
     wrong = next((error for error in errors if not error.equal), None)
     for feed, theirs in zip(feeds, expected, strict=True):
