@@ -35,6 +35,14 @@ def quiet_failures() -> Iterator[None]:
         logger.disabled = was
 
 
+def normalised(input: Any, *args: Any, **kwargs: Any) -> Any:
+    """What BatchNorm makes of a feature map, as far as shape and dtype go: the map itself.
+
+    Its decomposition would take most of a ResNet's tracing time.
+    """
+    return input
+
+
 def evaluate_node(node: fx.Node, root: nn.Module, key: str, mode: FeatureMapMode) -> Any:
     """Compute one node in `mode` from the values that its arguments keep under `meta[key]`."""
     with quiet_failures(), autocast_of(node):
@@ -49,7 +57,7 @@ def _evaluate_node(node: fx.Node, root: nn.Module, key: str, mode: FeatureMapMod
     if node.target in CONTEXT_FUNCTIONS:
         return None  # its effect is on the nodes of its block, which know it
     if node.target is F.batch_norm:
-        return kwargs["input"] if "input" in kwargs else args[0]  # see BatchNorm below
+        return normalised(*args, **kwargs)
     if node.op in ("call_function", "call_method"):
         function: Any = Method(str(node.target)) if node.op == "call_method" else node.target
         if changes_in_place(node):
@@ -61,9 +69,8 @@ def _evaluate_node(node: fx.Node, root: nn.Module, key: str, mode: FeatureMapMod
         module = root.get_submodule(str(node.target))
         image = args[0] if args else None
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and isinstance(image, torch.Tensor):
-            # Keeps shape and dtype; its decomposition takes most of a ResNet's tracing time.
             module._check_input_dim(image)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            return image
+            return normalised(image)
         if isinstance(module, _SpectralNorm):
             return image  # as it is, but for its amplitude; its buffers are not to be touched
         attributes = dict(vars(module))

@@ -56,7 +56,7 @@ _FACTORIES = (
     "zeros",
 )
 _CHECKPOINT = torch.utils.checkpoint.checkpoint
-_JIT_ISINSTANCE = torch.jit.isinstance
+_JIT_ISINSTANCE: Callable[[Any, Any], Any] = torch.jit.isinstance
 _VARIABLE = torch.autograd.Variable
 _NUMBERS = (int, float)
 
@@ -77,8 +77,8 @@ def answering_for_values(model: nn.Module, value_of: Callable[[fx.Proxy], Any]) 
     def is_tensor(thing: Any, /) -> bool:
         return is_instance(thing, torch.Tensor)
 
-    def jit_is_instance(obj: Any, target_type: Any) -> bool:
-        return _JIT_ISINSTANCE(behind(obj), target_type)  # type: ignore[no-any-return, no-untyped-call]  # torch leaves it untyped
+    def jit_is_instance(obj: Any, target_type: Any) -> Any:
+        return _JIT_ISINSTANCE(behind(obj), target_type)
 
     def type_of(thing: Any, *more: Any, **kwargs: Any) -> Any:
         return _type_of(behind(thing), *more, **kwargs)

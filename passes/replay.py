@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_leaves
 from fxscale.contexts import CONTEXT_FUNCTIONS
 from fxscale.errors import UnsupportedModelError, first_line
 from fxscale.passes.carried_state import keeping_attributes
-from fxscale.passes.evaluate import quiet_failures
+from fxscale.passes.evaluate import normalised, quiet_failures
 from fxscale.passes.feature_maps import FeatureMapMode, Method
 from fxscale.passes.in_place import writes
 from fxscale.passes.randomness import keeping_generators
@@ -121,9 +121,10 @@ def _follow(graph: fx.Graph, inputs: Mapping[str, Any], listener: Listener) -> N
 
 
 def _function(node: fx.Node, model: nn.Module) -> Callable[..., Any]:
+    target: Any = node.target
     if node.op == "call_module":
-        return model.get_submodule(str(node.target))
-    return Method(str(node.target)) if node.op == "call_method" else node.target  # type: ignore[return-value]  # a function's node
+        return model.get_submodule(target)
+    return Method(target) if node.op == "call_method" else target
 
 
 def _name(function: Any) -> str:
@@ -196,8 +197,8 @@ class Listener(TorchFunctionMode):
         return known or hasattr(tensor, _HEARD)
 
     def _compute(self, function: Any, args: Any, kwargs: Any, heard: bool) -> Any:
-        if function is F.batch_norm:  # its decomposition takes most of a ResNet's time
-            return kwargs["input"] if "input" in kwargs else args[0]
+        if function is F.batch_norm:
+            return normalised(*args, **kwargs)
         name = _name(function)
         method = getattr(Tensor, name, None) is function
         called = Method(name) if method else function

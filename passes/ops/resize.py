@@ -34,7 +34,7 @@ def _resize(
         known = extents[index] if isinstance(extents, tuple | list) else extents
         if isinstance(known, Extent):
             out.append(known.dim)  # `size=y.shape[2:]`: y's axes, whatever their length
-        elif lengths[index] == 1:
+        elif not dim and lengths[index] == 1:
             out.append(dim)
         elif not dim:
             out.append((_over_the_image(call, index, rank, scale, lengths[index]),))

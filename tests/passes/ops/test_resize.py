@@ -72,6 +72,14 @@ def test_a_single_pixel_stays_one() -> None:
     assert_same_outputs(small, Around(body), torch.randn(2, 3, 8, 8))
 
 
+def test_a_map_shrunk_to_one_pixel() -> None:
+    def body(m: Any, x: torch.Tensor) -> torch.Tensor:
+        return F.interpolate(x, size=(1, 1), mode="bilinear")
+
+    small = fxscale.downscale(Around(body), 8, target_size=12, kernels={"conv": 3})
+    assert_same_outputs(small, Around(body), torch.randn(2, 3, 8, 8))
+
+
 def test_upsampling_a_global_pool_by_a_factor_is_refused() -> None:
     model = Around(lambda m, x: F.interpolate(x.mean((2, 3), keepdim=True), scale_factor=12) + x)
     with pytest.raises(UnsupportedModelError, match="resizes a map of one pixel"):
