@@ -117,10 +117,12 @@ def test_a_wrong_epsilon_is_seen(network: nn.Module, exported: Path, tmp_path: P
     report = validate_onnx(changed(exported, tmp_path, widen), network)
     assert report.divergence is not None
     assert report.divergence.layer == "norm"
-    (note,) = report.notes
+    note, rounding = report.notes
     wrong = next(error for error in report.errors if not error.equal)
-    # The file itself is wrong: as far off with no operator fused.
+    # The file itself is wrong: as far off with no operator fused, and no matter of rounding.
     assert note == f"relative error without the runtime's graph optimizations: {wrong.relative:.1e}"
+    assert rounding.startswith("relative error that rounding alone makes in torch")
+    assert 0 < float(rounding.rpartition(": ")[2]) < 1e-5
 
 
 def test_files_from_elsewhere_are_compared_though_not_located(
