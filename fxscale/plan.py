@@ -24,6 +24,9 @@ Padding = tuple[tuple[int, int], ...]
 PLAN_VERSION = 1
 
 
+Kind = Literal["copy", "kernel", "interface", "feature", "direction", "gain", "unflattened"]
+
+
 @dataclass(frozen=True)
 class StateMap:
     """How one entry of the pre-train network's state becomes the target's.
@@ -40,7 +43,10 @@ class StateMap:
        as the kernel is, then scaled to length one;
     6. `"gain"`: the amplitude of a kernel that its own network normalises (`weight_g` of a weight
        norm): multiplied by what the norm of the kernel `of` grows by when that is resized, taken
-       over the dimensions in which the view has length one; of its spread, if `centred`.
+       over the dimensions in which the view has length one; of its spread, if `centred`;
+    7. `"unflattened"`: the weight of a layer that makes a feature map of a vector, one number a
+       pixel: of a linear layer, viewed as `(C, H', W', n_in)`, or of a transposed convolution over
+       one pixel. Resized over the spatial axes, amplitude untouched.
 
     `pretrain_view` and `target_view` have equal rank; the axes in which they differ are resized.
     Where `parts` are given, they lie one behind the other along axis `parts_axis` of the views (a
@@ -49,7 +55,7 @@ class StateMap:
     """
 
     key: str
-    kind: Literal["copy", "kernel", "interface", "feature", "direction", "gain"]
+    kind: Kind
     pretrain_shape: tuple[int, ...]
     target_shape: tuple[int, ...]
     pretrain_view: tuple[int, ...]

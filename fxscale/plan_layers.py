@@ -209,7 +209,11 @@ class _Reader:
             for place, size in enumerate((interface.target_size, interface.pretrain_size)):
                 if interface.channels * prod(size) == int(inputs[place]):
                     inputs[place] = product_sign((interface.channels, *size))
-        large, small = (f"{number} → {entry.target_shape[0]}" for number in inputs)
+        outputs = [str(shape[0]) for shape in (entry.target_shape, entry.pretrain_shape)]
+        if entry.kind == "unflattened":
+            views = (entry.target_view, entry.pretrain_view)
+            outputs = [product_sign(view[:-1]) for view in views]
+        large, small = map(" → ".join, zip(inputs, outputs, strict=True))
         return large, small
 
     def _pool(self, node: fx.Node) -> tuple[tuple[str, str], str]:

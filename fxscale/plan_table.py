@@ -140,6 +140,14 @@ def _summary(plan: ScalePlan) -> Table:
                 f"{interface.out_features} outputs"
             ),
         )
+    convolved = {conv.weight for conv in plan.convs}
+    for entry in plan.state:
+        if entry.kind == "unflattened" and entry.key not in convolved:
+            before, after = (
+                f"({', '.join(map(str, view[:-1]))})"
+                for view in (entry.target_view, entry.pretrain_view)
+            )
+            add("made map", Text(f"{entry.key.removesuffix('.weight')}: {before} -> {after}"))
     add("pad operators", Text(_counted(plan.pad_operators)))
     add("largest drift", Text(_drift(plan)))
     add("MACs per sample", _compare(plan.target_macs, plan.pretrain_macs))

@@ -121,6 +121,10 @@ class PretrainNetwork(fx.GraphModule):
         return {name: value for name, value in vars(self).items() if name not in _OWN}
 
 
+TAKEN_NAMES = (_OWN | set(dir(PretrainNetwork))) - set(dir(nn.Module))
+"""Attributes that no layer or parameter of a network itself can be read by."""
+
+
 def _forward_of(network: nn.Module, graph: fx.Graph) -> Callable[..., Any]:
     forward: Callable[..., Any] = type(fx.GraphModule(network, graph)).forward
     return forward

@@ -56,12 +56,13 @@ from fxscale.passes.lookups import lookup_at
 from fxscale.passes.ops.constant import lay_out
 from fxscale.passes.ops.registry import Call, describe, lookup
 from fxscale.passes.origins import Origin, has_no_order, holds_tensor, origin_of
-from fxscale.passes.parts import Halo, KeepLengthError, PartKey, Parts
+from fxscale.passes.parts import Finding, KeepLengthError, Parts
 from fxscale.passes.proxies import VALUE
 from fxscale.passes.refusal import refusal
 from fxscale.passes.relative_positions import RelativeRead, relative_reads
 from fxscale.passes.shares import Amplitudes
 from fxscale.passes.trace import TracedNetwork, tensors_in
+from fxscale.passes.unflattened import UnflattenedMaps
 from fxscale.passes.weight_amplitude import computed_weight
 from fxscale.passes.weight_layouts import WeightLayouts, lay_out_weights
 from fxscale.passes.windows import POINTWISE, window_arguments, window_length
@@ -76,7 +77,7 @@ def annotate(network: TracedNetwork) -> AnnotatedNetwork:
     axis turns out to be of fixed length, and once the axes are found that constants lie along.
     """
     obstacles: dict[fx.Node, UnsupportedModelError] = {}
-    kept: frozenset[PartKey | Halo] = frozenset()
+    kept: frozenset[Finding] = frozenset()
     laid: dict[Place, Laid] = {}
     reads = relative_reads(network.graph)
     while True:
@@ -110,7 +111,7 @@ class Annotator:
         network: TracedNetwork,
         layouts: WeightLayouts,
         obstacles: Mapping[fx.Node, UnsupportedModelError],
-        kept: frozenset[PartKey | Halo] = frozenset(),
+        kept: frozenset[Finding] = frozenset(),
         laid: Mapping[Place, Laid] | None = None,
         reads: Mapping[fx.Node, RelativeRead] | None = None,
     ) -> None:
@@ -121,6 +122,7 @@ class Annotator:
         self.events: list[Event] = []
         self.parts = Parts(kept, self.events)
         self.inputs: list[tuple[Axis, ...]] = []
+        self.unflattened = UnflattenedMaps(kept, self.inputs)
         self.convs: list[ConvSite] = []
         self.linears: list[LinearSite] = []
         self.features: dict[str, FeatureEntry] = {}
@@ -292,10 +294,6 @@ class Annotator:
         `read` are the axes of its operands, where those of `dim` have joined them.
         """
         self.amplitudes.sum_over(node, dim, read, power)
-
-    def shares_over(self, node: fx.Node, dim: Dim, power: float) -> None:
-        """Record that `node` is normalised over the pixels of `dim`."""
-        self.amplitudes.share_over(node, dim, power)
 
     def annotation_of(self, argument: Any) -> Annotation:
         if isinstance(argument, fx.Node):

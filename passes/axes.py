@@ -304,13 +304,13 @@ class ConvSite:
 
 @dataclass(frozen=True)
 class LinearSite:
-    """One call of a linear layer; `dim` is what its input features are made of."""
+    """One call of a linear layer; `dim` and `out` are what its input and output features are."""
 
     node: fx.Node
     name: str
     weight: str
     dim: Dim
-    out_features: int
+    out: Dim
     rows: Dims
     """The dimensions over which the layer is applied, for counting its multiplications."""
 

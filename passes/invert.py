@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
 
 import torch
 from torch import nn
@@ -16,13 +15,14 @@ from fxscale.passes.axes import (
     Dim,
     Lengths,
     fixed_dim,
+    is_spatial,
     pretrain_length,
     pretrain_lengths,
     target_length,
 )
 from fxscale.passes.concatenations import Concatenation
 from fxscale.passes.sites import Sites, check_interfaces
-from fxscale.plan import StateMap
+from fxscale.plan import Kind, StateMap
 
 
 def invert(
@@ -90,18 +90,21 @@ def _used(
             continue  # a constant of the code, which is no state: its kernel is kept
         shape = tuple(tensors[convolution.weight].shape)
         small = (*shape[:2], *kernels[convolution.weight])
-        yield StateMap(convolution.weight, "kernel", small, shape, small, shape)
+        makes_map = convolution.first.transposed and any(convolution.first.tied)
+        kind: Kind = "unflattened" if makes_map else "kernel"
+        yield StateMap(convolution.weight, kind, small, shape, small, shape)
     for interface in sites.interfaces:
         shape = tuple(tensors[interface.weight].shape)
         dims = (fixed_dim(shape[0]), interface.dim)
         yield _laid_out(interface.weight, "interface", dims, lengths)
+    for linear in sites.linears:
+        if is_spatial(linear.out):
+            yield _laid_out(linear.weight, "unflattened", (linear.out, linear.dim), lengths)
     for feature in network.features:
         yield _laid_out(feature.key, "feature", feature.dims, lengths)
 
 
-def _laid_out(
-    key: str, kind: Literal["interface", "feature"], dims: Sequence[Dim], lengths: Lengths
-) -> StateMap:
+def _laid_out(key: str, kind: Kind, dims: Sequence[Dim], lengths: Lengths) -> StateMap:
     """The map of an entry whose dimensions are made of these axes, part by part."""
     axes = tuple(axis for dim in dims for axis in dim)
     parts: tuple[StateMap, ...] = ()

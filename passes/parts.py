@@ -33,10 +33,28 @@ class Halo:
     block: int
 
 
-class KeepLengthError(Exception):
-    """Some parts turn out to be of fixed length, or a pad to be a halo around the parts."""
+@dataclass(frozen=True)
+class Unflattening:
+    """The output features of the layer with this weight are viewed as `lengths`.
 
-    def __init__(self, parts: Iterable[PartKey | Halo]) -> None:
+    For every `(index, place)` of `pixels`, those at `index` lie along the axis `place` of an image
+    of `rank` axes.
+    """
+
+    weight: str
+    lengths: tuple[int, ...]
+    rank: int
+    pixels: tuple[tuple[int, int], ...]
+
+
+Finding = PartKey | Halo | Unflattening
+"""What shows only behind the place where it must be known."""
+
+
+class KeepLengthError(Exception):
+    """Some parts turn out to be of fixed length, a pad to be a halo, or features to be pixels."""
+
+    def __init__(self, parts: Iterable[Finding]) -> None:
         super().__init__()
         self.parts = frozenset(parts)
 
@@ -44,7 +62,7 @@ class KeepLengthError(Exception):
 class Parts:
     """The splits of one run of the annotate pass; events go to `events`."""
 
-    def __init__(self, kept: frozenset[PartKey | Halo], events: list[Event]) -> None:
+    def __init__(self, kept: frozenset[Finding], events: list[Event]) -> None:
         self.kept = kept
         self.events = events
         self._splits: dict[tuple[Axis, tuple[int, ...]], Split] = {}

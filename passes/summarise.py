@@ -144,7 +144,7 @@ def _interfaces(site: LinearSite, geometry: Geometry) -> Iterator[InterfacePlan]
             name=site.name if len(maps) == 1 else f"{site.name} (map {index + 1})",
             weight=site.weight,
             channels=target_length(tuple(axis for axis in dim if not axis.spatial)),
-            out_features=site.out_features,
+            out_features=target_length(site.out),
             target_size=tuple(axis.target for axis in spatial),
             pretrain_size=tuple(geometry.lengths[axis] for axis in spatial),
         )
@@ -163,9 +163,8 @@ def _dense_macs(linears: Sequence[LinearSite], geometry: Geometry) -> tuple[int,
     """Multiply-accumulates per sample; the first row dimension is the batch."""
     target = pretrain = 0
     for site in linears:
-        dims = (*site.rows[1:], site.dim)
-        small = large = site.out_features
-        for dim in dims:
+        small = large = 1
+        for dim in (*site.rows[1:], site.dim, site.out):
             large *= target_length(dim)
             small *= pretrain_length(dim, geometry.lengths)
         target, pretrain = target + large, pretrain + small

@@ -29,12 +29,13 @@ from fxscale.passes.merge import merge
 from fxscale.passes.proxies import VALUE
 from fxscale.passes.python_names import answering_as_tensors, answering_for_values
 from fxscale.passes.randomness import Watch, refusing_draws
-from fxscale.passes.refusal import failing_line, module_path
+from fxscale.passes.refusal import failing_line, module_path, refusal
 from fxscale.passes.replay import Listener, check_replay
 from fxscale.passes.tracer import Decision, ValueTracer
 from fxscale.passes.training_flags import find_training_flags
 from fxscale.passes.with_blocks import recording_with_blocks
 from fxscale.passes.wrapped_functions import entering_wrapped_functions
+from fxscale.pretrain_network import TAKEN_NAMES
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ def trace(
     flags = find_training_flags(calls, own_modes)
     flags.read()
     merged = merge(graphs)
+    _refuse_taken_names(merged.graph)
     kept = [
         replace(decision, node=merged.moved[mode][decision.node])
         for mode in (TRAIN, EVAL)
@@ -180,6 +182,19 @@ def _refuse_hooks(model: nn.Module, tracer: ValueTracer) -> None:
                     "the module's class in leaf_modules",
                 )
             entered.append((child_path, child))
+
+
+def _refuse_taken_names(graph: fx.Graph) -> None:
+    """The network that is made is a `GraphModule`, which has attributes of its own."""
+    for node in graph.nodes:
+        name = str(node.target).partition(".")[0]
+        if node.op in ("call_module", "get_attr") and name in TAKEN_NAMES:
+            raise refusal(
+                node,
+                f"the model's own {name!r} has a name that torch.fx or fxscale keeps for itself",
+                remedy=f"give it another name in the model ({name}_), or put the model inside "
+                "another module",
+            )
 
 
 def _defaults(

@@ -20,6 +20,8 @@ ADAPTIVE_POOL = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.Adaptiv
 
 IMAGE_CHANNELS = 2
 CLASSES = 3
+MAPS = ("map", "decoder")
+"""The heads that return a map."""
 
 
 @dataclass(frozen=True)
@@ -269,6 +271,8 @@ def _head(kind: str, shape: tuple[int, ...], rank: int) -> nn.Module:
     channels, size = shape[1], shape[2:]
     if kind == "map":  # a segmentation map
         return CONV[rank](channels, CLASSES, 1)
+    if kind == "decoder":
+        return Decoder(channels, size, rank)
     if kind == "two":
         return TwoHeads(channels, channels * size.numel(), rank)
     if kind == "adaptive":
@@ -297,6 +301,23 @@ class TwoHeads(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         mean = self.pooled(x.mean(tuple(range(2, x.ndim))))
         result: Tensor = self.interface(x.view(-1, self.features)) + mean
+        return result
+
+
+class Decoder(nn.Module):
+    """A map made of the global average, beside the map itself; another one, by a kernel."""
+
+    def __init__(self, channels: int, size: tuple[int, ...], rank: int) -> None:
+        super().__init__()
+        self.made = nn.Linear(channels, 2 * torch.Size(size).numel())
+        self.kernel = TRANSPOSED[rank](channels, CLASSES, size)
+        self.last = CONV[rank](channels + 2, CLASSES, 1)
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixel = x.mean(tuple(range(2, x.ndim)), keepdim=True)
+        made = self.made(pixel.flatten(1)).view(-1, 2, *self.size)
+        result: Tensor = self.last(torch.cat((x, made), 1)) + self.kernel(pixel)
         return result
 
 

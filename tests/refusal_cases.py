@@ -247,6 +247,10 @@ LAYERS: dict[str, Case] = {
         ),
         body(lambda m, x: F.layer_norm(x, (12, 12), m.norm.weight), norm=nn.LayerNorm((12, 12))),
     ),
+    "the model's own … has a name that torch.fx or fxscale keeps for itself": Case(
+        body(lambda m, x: m.code(x), code=nn.ReLU()),
+        body(lambda m, x: m.code_(x), code_=nn.ReLU()),
+    ),
     "… cannot be copied: …": Case(
         body(lambda m, x: m.locked(x), locked=Locked(n for n in ())),
         body(lambda m, x: m.locked(x), locked=Locked(None)),

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from tests.random_networks import (
     IMAGE_CHANNELS,
+    MAPS,
     Branches,
     Conv,
     Gate,
@@ -21,7 +22,7 @@ from tests.random_networks import (
     shape_behind,
 )
 
-HEADS = ("pool", "linear", "conv", "map", "two", "adaptive", "channels last")
+HEADS = ("pool", "linear", "conv", *MAPS, "two", "adaptive", "channels last")
 DTYPES = (torch.float32, torch.float32, torch.float32, torch.float64, torch.bfloat16)
 
 

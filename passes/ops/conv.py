@@ -5,7 +5,9 @@ Cases along one axis of the kernel:
 1. a spatial axis under a kernel: a window whose padding the geometry pass chooses;
 2. a kernel as long as the map, without padding: a convolution used as a fully connected layer; the
    kernel follows the map and the axis ends there;
-3. an axis that does not scale (channels under a `Conv1d`, a map of one pixel): the kernel stays.
+3. a transposed kernel over one pixel, which makes a map that covers the image (the decoder of a
+   DCGAN): the kernel is the map;
+4. an axis that does not scale (channels under a `Conv1d`, a map of one pixel): the kernel stays.
 """
 
 from __future__ import annotations
@@ -181,16 +183,22 @@ def _convolve(
             "its input channels are made of spatial axes",
             "put a linear layer over the flattened pixels in its place",
         )
+    call.annotator.unflattened.meets_window(dims[2:])
     kernel_size = shape[2:]
     out: list[Dim] = []
     scales: list[bool] = []
     tied: list[Axis | None] = []
+    covered = None if computed else _map_made(call, kernel_size, geometry)
     for position, dim in enumerate(dims[2:]):
         length = call.result.shape[2 + position]
         scales.append(is_spatial(dim) and len(dim) == 1)
         tied.append(None)
         one = kernel_size[position] == 1 and geometry.stride[position] == 1
-        if not is_spatial(dim):
+        if covered is not None and length > 1:
+            axis = call.annotator.refit(call.node, covered[position], length, None)
+            out.append((axis,))
+            tied[-1] = axis
+        elif not is_spatial(dim):
             out.append(() if length == 1 else (Axis(length, spatial=False),))
         elif len(dim) > 1:
             if not (one and geometry.padding[position] == (0, 0)):
@@ -253,6 +261,17 @@ def _samples(channels: Dim, groups: int) -> int:
     """How many samples lie in the channels, one a group or more: each has a kernel of its own."""
     batch = channels[0].target if channels and channels[0].batch else 1
     return batch if groups % batch == 0 else 1
+
+
+def _map_made(
+    call: Call, kernel_size: Sequence[int], geometry: Geometry
+) -> tuple[Axis, ...] | None:
+    """The image's axes, where one pixel becomes a map over it, every tap of the kernel a pixel."""
+    over_a_pixel = geometry.transposed and not any(call.dims()[2:])
+    if not over_a_pixel or tuple(call.result.shape[2:]) != tuple(kernel_size):
+        return None
+    plain = not any(map(any, geometry.padding)) and max(geometry.dilation) == 1
+    return call.annotator.unflattened.image_axes(len(kernel_size)) if plain else None
 
 
 def _covers_map(axis: Axis, kernel_size: int, geometry: Geometry, position: int) -> bool:

@@ -176,7 +176,11 @@ def meet(call: Call, present: Sequence[tuple[fx.Node, int, Dim]], *, adaptable: 
         )
     fixed = [entry for entry in long if entry not in spatial and target_length(entry[2]) > 1]
     laid = call.annotator.constants.lay
-    if not all(follows(call, node) or laid(dim, spatial[0][2]) for node, _, dim in fixed):
+    unmet = [e for e in fixed if not (follows(call, e[0]) or laid(e[2], spatial[0][2]))]
+    if unmet:
+        for node, _, _ in unmet:
+            if isinstance(shape := call.annotator.annotations[node], Shape):
+                call.annotator.unflattened.meets_map(shape.dims)
         raise call.refuse(
             "a spatial axis meets one that does not scale",
             "compute both operands from feature maps of the same size",

@@ -40,5 +40,5 @@ def _share(call: Call, dim: Any, power: float) -> Annotation:
         return call.annotation("input")
     over = {d % len(dims) for d in (dim if isinstance(dim, tuple | list) else (dim,))}
     axes = tuple(axis for index in sorted(over) for axis in dims[index])
-    call.annotator.shares_over(call.node, axes, power)
+    call.annotator.amplitudes.share_over(call.node, axes, power)
     return call.annotation("input")

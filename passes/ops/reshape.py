@@ -205,7 +205,9 @@ def _take_apart(call: Call, axis: Axis, factors: Sequence[tuple[int, bool]]) -> 
     if axis.spatial:
         require_map(call.node, axis)
         return call.annotator.parts.split(call.node, axis, lengths, given)
-    return [Axis(length, spatial=False, batch=axis.batch) for length in lengths]
+    parts = [Axis(length, spatial=False, batch=axis.batch) for length in lengths]
+    call.annotator.unflattened.take_apart(axis, parts)
+    return parts
 
 
 @handles(torch.permute, ".permute", params="input *dims")

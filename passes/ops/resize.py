@@ -26,6 +26,7 @@ def _resize(
 ) -> Annotation:
     batch, channels, *spatial = call.dims()
     rank = len(spatial)
+    call.annotator.unflattened.meets_window(spatial)
     lengths = call.result.shape[2:]
     out: list[tuple[Axis, ...]] = []
     for index, dim in enumerate(spatial):
@@ -51,8 +52,8 @@ def _resize(
 
 def _over_the_image(call: Call, index: int, rank: int, scale: object, length: int) -> Axis:
     """A single pixel spread over a map of a given length, which covers the image as it does."""
-    images = call.annotator.inputs[0]
-    if scale is not None or len(images) != rank:
+    images = call.annotator.unflattened.image_axes(rank)
+    if scale is not None or images is None:
         raise call.refuse("resizes a map of one pixel", "broadcast it instead")
     return call.annotator.refit(call.node, images[index], length, None)
 

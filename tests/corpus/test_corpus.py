@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.corpus import classifiers, dense, signals
+from tests.corpus import classifiers, dense, generators, signals
 from tests.corpus.checks import assert_is_the_target_at_its_own_size, assert_learns_and_leads_back
 
 Size = int | tuple[int, ...]
@@ -49,6 +49,8 @@ NETWORKS: dict[type[nn.Module], tuple[tuple[int, ...], Size, Size]] = {
     dense.DCGANDiscriminator: ((3,), 32, 24),
     dense.CycleGAN: ((3,), 32, 24),
     dense.PatchGAN: ((3, 3), 32, 24),
+    generators.VAE: ((3,), 32, 24),
+    generators.WorldModel: ((3,), 64, 48),
     signals.WaveNet: ((1,), 64, 48),
     signals.M5: ((1,), 800, 560),
     signals.TCN: ((2,), 48, 34),

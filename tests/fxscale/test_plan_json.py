@@ -149,7 +149,7 @@ def _set(*pointer: Any) -> Any:
         (
             _set("state", 0, "kind", "kernels"),
             "at state[0].kind: expected one of 'copy', 'kernel', 'interface', 'feature', "
-            "'direction', 'gain', found \"kernels\"",
+            "'direction', 'gain', 'unflattened', found \"kernels\"",
         ),
         (_set("state", 0, "kind", []), "at state[0].kind: expected one of"),
         (

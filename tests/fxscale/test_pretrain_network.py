@@ -126,3 +126,22 @@ def test_a_meta_target() -> None:
     small = compiled(target)
     assert small.get_parameter("conv.weight").is_meta
     assert small.get_parameter("conv.weight").shape == (4, 3, 3, 3)
+
+
+@pytest.mark.parametrize("name", ["code", "graph", "meta", "plan"])
+def test_names_of_our_own_are_refused_and_free_further_inside(name: str) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.add_module(name, nn.Conv2d(3, 4, 3, padding=1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.get_submodule(name)(x)
+            return result
+
+    with pytest.raises(fxscale.UnsupportedModelError, match=f"the model's own '{name}'"):
+        fxscale.downscale(Named(), 8, target_size=12)
+    small = fxscale.downscale(nn.Sequential(Named()), 8, target_size=12)
+    small = copy.deepcopy(small)
+    assert small.get_submodule(f"0.{name}").kernel_size == (2, 2)
+    assert small(torch.randn(2, 3, 8, 8)).shape == (2, 4, 8, 8)

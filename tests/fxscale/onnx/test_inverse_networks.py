@@ -52,6 +52,20 @@ class Laid(nn.Module):
         return out
 
 
+def made_of_a_vector() -> nn.Sequential:
+    """Two maps, one by the rows of a linear layer, one by a kernel over one pixel."""
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.ConvTranspose2d(4, 3, 6),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(3, 5 * 6 * 6),
+        nn.Unflatten(1, (5, 6, 6)),
+        nn.Conv2d(5, 2, 3, padding=1),
+    )
+
+
 class Tied(nn.Module):
     """Two convolutions that share a weight-normed kernel's parameters."""
 
@@ -69,6 +83,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     **{network.__name__: network for network in computed_weights.ALL},
     **{f"convolutions in {d}-D": partial(convolutions, d) for d in (1, 2, 3)},
     "laid out": Laid,
+    "made of a vector": made_of_a_vector,
     "tied": Tied,
     "gains along other axes": lambda: nn.Sequential(
         weight_norm(nn.Conv1d(2, 6, 7, padding=3)),
@@ -80,6 +95,7 @@ KINDS = {
     "NewWeightNorm": {"kernel", "gain", "copy"},
     "OldSpectralNorm": {"kernel", "direction", "copy"},
     "laid out": {"kernel", "interface", "feature", "copy"},
+    "made of a vector": {"kernel", "unflattened", "feature", "copy"},
 }
 
 
