@@ -15,6 +15,7 @@ from fxscale.passes.pipeline import Options
 from fxscale.plan import Size
 from fxscale.resample import Init
 from fxscale.target_size import infer_target_size
+from fxscale.wrappers import unwrap
 
 
 class Arguments(TypedDict, total=False):
@@ -48,6 +49,13 @@ def read_arguments(
         raise UnsupportedModelError(
             f"downscale needs a torch.nn.Module, found {type(model).__name__}",
             remedy="pass the model itself, not its class, its name or its state",
+        )
+    inner = unwrap(model)
+    if inner is not model:
+        raise UnsupportedModelError(
+            f"the model is wrapped, a {type(inner).__name__} inside {type(model).__name__}",
+            remedy="pass the network itself (model._orig_mod inside torch.compile, model.module "
+            "inside DistributedDataParallel), and wrap the pre-train network in its turn",
         )
     keep = (keep,) if isinstance(keep, str) else keep
     _check_options(model, keep, leaf_modules, concrete_args or {})

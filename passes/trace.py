@@ -22,6 +22,7 @@ from fxscale.errors import FxscaleError, UnsupportedModelError, first_line
 from fxscale.modes import EVAL, TRAIN, Modes
 from fxscale.passes.aliases import use_first_names
 from fxscale.passes.carried_state import refusing_carried_state
+from fxscale.passes.compiled_functions import running_as_written
 from fxscale.passes.custom_functions import refusing_custom_functions
 from fxscale.passes.feature_maps import FeatureMapMode
 from fxscale.passes.inputs import InputSpec
@@ -68,6 +69,7 @@ class TracedNetwork:
         return self.order[TRAIN] == self.order[EVAL] and self.outputs[TRAIN] == self.outputs[EVAL]
 
 
+@running_as_written()
 def trace(
     model: nn.Module,
     inputs: InputSpec,

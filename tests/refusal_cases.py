@@ -126,6 +126,9 @@ IMAGES = (torch.zeros(2, 3, 12, 12), torch.zeros(2, 3, 12, 12))
 
 ARGUMENTS: dict[str, Case] = {
     "downscale needs a torch.nn.Module, found …": Case(lambda: Around, body(lambda m, x: x)),
+    "the model is wrapped, a … inside …": Case(
+        lambda: torch.compile(Around(lambda m, x: x)), body(lambda m, x: x)
+    ),
     "keep=… is not a sequence of name patterns": Case(
         body(lambda m, x: x), options={"keep": 3}, remedy={"keep": ["conv"]}
     ),
