@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 from torch import nn
 
 from fxscale.errors import UnsupportedModelError
-from fxscale.passes.inputs import InputSpec, check_rank, describe_inputs, first_convolution
+from fxscale.passes.inputs import InputSpec, check_rank, describe_inputs, spatial_rank
 from fxscale.passes.kernels import KernelPolicy
 from fxscale.passes.pipeline import Options
 from fxscale.plan import Size
@@ -59,7 +59,7 @@ def read_arguments(
         )
     keep = (keep,) if isinstance(keep, str) else keep
     _check_options(model, keep, leaf_modules, concrete_args or {})
-    rank = len(first_convolution(model).kernel_size)
+    rank = spatial_rank(model, example_inputs)
     smaller = None if input_size is None else _size(input_size, rank, "input_size")
     size, source = _target_size(model, target_size, rank, has_examples=example_inputs is not None)
     inputs = describe_inputs(model, size, example_inputs, concrete_args or {})

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves
 
 from fxscale.errors import SizeError, UnsupportedModelError
 from fxscale.plan import Size
@@ -17,6 +18,7 @@ from fxscale.plan import Size
 BATCH = 2
 """Batch size of the trace: 1 would not pass BatchNorm over 1x1 maps in train mode."""
 
+Examples = Sequence[Any] | Mapping[str, Any] | torch.Tensor | None
 _CONVOLUTIONS = nn.modules.conv._ConvNd
 
 
@@ -67,15 +69,35 @@ class InputSpec:
         return inputs
 
 
+def find_convolution(model: nn.Module) -> nn.modules.conv._ConvNd | None:
+    """The first convolution layer in the order of definition, which is taken to read the image.
+
+    `None` in a network that convolves by functions alone.
+    """
+    return next((m for m in model.modules() if isinstance(m, _CONVOLUTIONS)), None)
+
+
 def first_convolution(model: nn.Module) -> nn.modules.conv._ConvNd:
-    """The first convolution in the order of definition, which is taken to read the image."""
-    for module in model.modules():
-        if isinstance(module, _CONVOLUTIONS):
-            return module
-    raise UnsupportedModelError(
-        f"{type(model).__name__} has no convolution, so there is nothing to scale",
-        remedy="fxscale scales convolution kernels; pass a convolutional network",
-    )
+    """The same. Raises `UnsupportedModelError` if there is none."""
+    found = find_convolution(model)
+    if found is None:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has no convolution layer, of which the channels of its images "
+            "could be read",
+            remedy="pass example_inputs if it convolves with weights of its own (F.conv2d); a "
+            "network without any convolution has nothing to scale",
+        )
+    return found
+
+
+def spatial_rank(model: nn.Module, example_inputs: Examples) -> int:
+    """The spatial axes of the model's images: those of its first kernel, or of its examples."""
+    found = find_convolution(model)
+    tensors = (value for value in tree_leaves(example_inputs) if isinstance(value, torch.Tensor))
+    first = next((value for value in tensors if value.ndim > 2), None)
+    if found is None and first is not None:
+        return first.ndim - 2
+    return len(first_convolution(model).kernel_size)
 
 
 def image_channels(model: nn.Module, conv: nn.modules.conv._ConvNd) -> int:
@@ -100,16 +122,16 @@ def image_channels(model: nn.Module, conv: nn.modules.conv._ConvNd) -> int:
 def describe_inputs(
     model: nn.Module,
     target_size: Size | None,
-    example_inputs: Sequence[Any] | Mapping[str, Any] | torch.Tensor | None,
+    example_inputs: Examples,
     concrete_args: Mapping[str, Any],
 ) -> InputSpec:
     """Bind the model's arguments to the example inputs, or to one image batch made up for it."""
     parameters = inspect.signature(model.forward).parameters
-    conv = first_convolution(model)
-    rank = len(conv.kernel_size)
+    rank = spatial_rank(model, example_inputs)
     if example_inputs is None:
         if target_size is None:
             raise ValueError("either a target size or example inputs must be known here")
+        conv = first_convolution(model)
         weight = next(conv.parameters())
         channels = image_channels(model, conv)
         example_inputs = (

@@ -135,8 +135,9 @@ ARGUMENTS: dict[str, Case] = {
     "leaf_modules=… is not a sequence of module classes": Case(
         body(lambda m, x: x), options={"leaf_modules": ["ReLU"]}, remedy={"leaf_modules": [nn.ReLU]}
     ),
-    "… has no convolution, so there is nothing to scale": Case(
-        lambda: nn.Sequential(nn.Linear(12, 4)), lambda: nn.Sequential(nn.Conv2d(3, 4, 3))
+    "… has no convolution layer, of which the channels of its images could be read": Case(
+        lambda: Weighted(lambda m: 2 * m.w, 4, 3, 3, 3),
+        remedy={"example_inputs": (torch.zeros(2, 3, 12, 12),)},
     ),
     "the pattern … matches no convolution": Case(
         body(lambda m, x: x), options={"keep": ["stem"]}, remedy={"keep": ["conv"]}

@@ -15,7 +15,12 @@ from fxscale.fingerprint import fingerprint
 from fxscale.onnx.network import in_eval_mode, plain
 from fxscale.onnx.packages import require
 from fxscale.onnx.storage import PLAN_KEY, save_model
-from fxscale.passes.inputs import check_rank, first_convolution, image_channels
+from fxscale.passes.inputs import (
+    check_rank,
+    find_convolution,
+    first_convolution,
+    image_channels,
+)
 from fxscale.plan import ScalePlan
 from fxscale.pretrain_network import PretrainNetwork
 from fxscale.target_size import infer_target_size
@@ -141,8 +146,12 @@ def _plan_for(network: nn.Module, plan: ScalePlan | None) -> ScalePlan | None:
 def _example_image(
     network: nn.Module, input_size: int | Sequence[int] | None, plan: ScalePlan | None
 ) -> Tensor:
-    conv = first_convolution(network)
-    rank = len(conv.kernel_size)
+    conv = find_convolution(network)
+    if conv is None and plan is not None:  # it convolves by functions, which the plan has seen
+        rank, channels = len(plan.target_size), plan.convs[0].in_channels
+    else:
+        conv = first_convolution(network)
+        rank, channels = len(conv.kernel_size), image_channels(network, conv)
     if input_size is not None:
         given = input_size if isinstance(input_size, int) else tuple(input_size)
         size = check_rank(given, rank, "input_size")
@@ -151,8 +160,8 @@ def _example_image(
         size = plan.pretrain_size if is_small else plan.target_size
     else:
         size, _ = infer_target_size(network)
-    weight = next(conv.parameters())
-    shape = (_BATCH, image_channels(network, conv), *size)
+    weight = next((network if conv is None else conv).parameters())
+    shape = (_BATCH, channels, *size)
     return torch.zeros(shape, dtype=weight.dtype, device=weight.device)
 
 

@@ -156,7 +156,7 @@ class NumpyInside(Net):
 
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "no convolution": (NotANetwork, "NotANetwork has no convolution, so there is nothing to scale"),
+    "no convolution": (NotANetwork, "NotANetwork has no convolution layer"),
     "data-dependent": (DataDependent, "Python asks for the contents of the tensor"),
     "raises": (Raises, "Raises cannot be traced: RuntimeError: broken by its author"),
     "unknown operator": (OwnOperator, "the operator .*fft2 is not known to the compiler"),

@@ -16,6 +16,7 @@ from fxscale.passes.inputs import (
     describe_inputs,
     first_convolution,
     image_channels,
+    spatial_rank,
 )
 
 
@@ -111,8 +112,17 @@ def test_no_image_among_the_examples() -> None:
 def test_first_convolution() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Conv1d(3, 4, 5), nn.Conv2d(3, 4, 3))
     assert first_convolution(model) is model[1]
-    with pytest.raises(UnsupportedModelError, match="Linear has no convolution"):
+    with pytest.raises(UnsupportedModelError, match="Linear has no convolution layer"):
         first_convolution(nn.Linear(2, 2))
+
+
+def test_where_functions_convolve_the_example_tells_the_axes() -> None:
+    volume, labels = torch.zeros(2, 3, 4, 4, 4), torch.zeros(2, dtype=torch.int64)
+    assert spatial_rank(nn.Linear(2, 2), (labels, volume)) == 3
+    assert spatial_rank(nn.Linear(2, 2), {"labels": labels, "volume": volume}) == 3
+    assert spatial_rank(nn.Conv2d(3, 4, 3), (labels, volume)) == 2
+    with pytest.raises(UnsupportedModelError, match="pass example_inputs"):
+        spatial_rank(nn.Linear(2, 2), (labels,))
 
 
 @pytest.mark.parametrize(

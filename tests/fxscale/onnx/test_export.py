@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fxscale
-from fxscale import OnnxError, PlanMismatchError, ScalePlan, SizeError
+from fxscale import OnnxError, PlanMismatchError, ScalePlan, SizeError, UnsupportedModelError
 from fxscale.onnx import export_onnx, plan_in, weights_in
 from fxscale.onnx import packages as packages_module
 from fxscale.training import SmallResNet
@@ -155,6 +155,29 @@ def test_images_have_the_channels_that_the_network_reads(tmp_path: Path) -> None
         images = torch.randn(2, 3, size, size)
         expected = network.eval()(images).detach()
         torch.testing.assert_close(run(path, images), expected)
+
+
+class Functional(nn.Module):
+    """Convolves with a weight of its own, without a layer of torch's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 5, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self.weight, padding=1).mean((2, 3))
+
+
+def test_the_plan_knows_the_images_where_no_layer_does(tmp_path: Path) -> None:
+    target = Functional()
+    small = fxscale.downscale(target, 8, example_inputs=(torch.zeros(2, 5, 12, 12),))
+    for network, size in ((small, 8), (target, 12)):
+        path = tmp_path / f"{size}.onnx"
+        export_onnx(network, path, plan=small.plan)
+        images = torch.randn(3, 5, size, size)
+        torch.testing.assert_close(run(path, images), network(images).detach())
+    with pytest.raises(UnsupportedModelError, match="no convolution layer"):
+        export_onnx(target, tmp_path / "target.onnx")
 
 
 def test_half_precision_stays(tmp_path: Path) -> None:

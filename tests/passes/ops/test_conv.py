@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -297,3 +298,26 @@ def test_a_filter_that_is_a_constant_of_the_code_is_left_alone() -> None:
     assert_same_outputs(small, Around(box), torch.randn(2, 3, 8, 8))
     assert [conv.pretrain_kernel_size for conv in small.plan.convs] == [(3, 3), (3, 3)]
     assert list(fxscale.upscale_state(small)) == ["conv.weight", "conv.bias"]
+
+
+class EqualConv2d(nn.Module):
+    """A layer of one's own, as in StyleGAN: its weight is scaled when it is used."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.scale = 1 / math.sqrt(in_channels * kernel_size**2)
+        self.padding = kernel_size // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight * self.scale, self.bias, padding=self.padding)
+
+
+def test_a_network_without_a_layer_of_torchs() -> None:
+    target = nn.Sequential(EqualConv2d(3, 4, 5), nn.LeakyReLU(0.2), EqualConv2d(4, 4, 5))
+    images = (torch.randn(2, 3, 12, 12),)
+    small = fxscale.downscale(target, 8, example_inputs=images)
+    assert [conv.pretrain_kernel_size for conv in small.plan.convs] == [(3, 3), (3, 3)]
+    assert small(torch.randn(2, 3, 8, 8)).shape == (2, 4, 8, 8)
+    target.load_state_dict(fxscale.upscale_state(small))
