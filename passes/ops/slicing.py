@@ -1,11 +1,9 @@
-"""Taking parts: items of containers, slices of tensors, chunks, explicit padding."""
+"""Taking parts: items of containers, slices of tensors, explicit padding."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
-from itertools import accumulate
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -217,84 +215,6 @@ def parts_between(call: Call, axis: Concatenation, start: int, stop: int) -> Dim
 def position(call: Call, axis: Concatenation, index: int) -> Dim:
     """An index into a concatenation as the length of all that lies before it."""
     return parts_between(call, axis, 0, index)
-
-
-@handles(torch.chunk, ".chunk", params="input chunks dim")
-def chunk(call: Call) -> Annotation:
-    return _parts(call)
-
-
-@handles(nn.GLU)
-def gated_module(call: Call) -> Annotation:
-    assert isinstance(call.module, nn.GLU)
-    return _halved(call, call.module.dim)
-
-
-@handles(F.glu, params="input dim")
-def gated(call: Call) -> Annotation:
-    return _halved(call, call.value("dim", -1))
-
-
-def _halved(call: Call, dim: int) -> Annotation:
-    """One half of the channels is the gate of the other."""
-    dims = list(call.dims())
-    if is_spatial(dims[dim]):
-        raise call.refuse("halves a feature map along a spatial axis", "use channels as gates")
-    dims[dim] = fixed_dim(target_length(dims[dim]) // 2)
-    return Shape(tuple(dims))
-
-
-@handles(torch.split, ".split", params="input size dim")
-def split(call: Call) -> Annotation:
-    return _parts(call)
-
-
-@handles(torch.tensor_split, ".tensor_split", params="input indices dim")
-def tensor_split(call: Call) -> Annotation:
-    return _parts(call)
-
-
-@handles(".unbind", torch.unbind, params="input dim")
-def unbind(call: Call) -> Annotation:
-    dims = call.dims()
-    dim = call.value("dim", 0) % len(dims)
-    if is_spatial(dims[dim]):
-        call.annotator.parts.keep(dims[dim])
-        raise call.refuse("splits a feature map along a spatial axis", "split channels")
-    return tuple(Shape((*dims[:dim], *dims[dim + 1 :])) for _ in call.result)
-
-
-def _parts(call: Call) -> Annotation:
-    dims = call.dims()
-    dim = call.value("dim", 0) % len(dims)
-    lengths = [tensor.shape[dim] for tensor in call.result]
-    if is_spatial(dims[dim]):
-        pieces = _split_concatenation(call, dims[dim], lengths)
-    else:
-        pieces = list(map(fixed_dim, lengths))
-    return tuple(Shape((*dims[:dim], piece, *dims[dim + 1 :])) for piece in pieces)
-
-
-def _split_concatenation(call: Call, dim: Dim, lengths: list[int]) -> list[Dim]:
-    given = "indices" if "indices" in call.params else "size"
-    numbers = call.raw(given) if given in call.params else None
-    if len(dim) > 1 or not isinstance(dim[0], Concatenation) or not _several(numbers):
-        call.annotator.parts.keep(dim)
-        raise call.refuse(
-            "splits a feature map along a spatial axis", "split channels, or whole parts by sizes"
-        )
-    ends = list(accumulate(lengths, initial=0))
-    pieces = [parts_between(call, dim[0], *ends[i : i + 2]) for i in range(len(lengths))]
-    counted = [position(call, dim[0], end) for end in ends[1:-1]] if given == "indices" else pieces
-    new = [
-        part if isinstance(raw, int) else raw for raw, part in zip(numbers, counted, strict=True)
-    ]
-    call.annotator.substitute(call.node, new, argument=call.place(given))
-    return pieces
-
-
-def _several(numbers: Any) -> TypeGuard[Sequence[Any]]:
-    return isinstance(numbers, list | tuple)
 
 
 @handles(

@@ -1,4 +1,4 @@
-"""Slices, chunks and pads."""
+"""Slices and pads."""
 
 from __future__ import annotations
 
@@ -20,17 +20,10 @@ BODIES: dict[str, Any] = {
     "one channel": lambda m, x: x[:, 0],
     "last channels": lambda m, x: x[:, -2:],
     "new axis": lambda m, x: x[:, None].mean(1),
-    "chunk": lambda m, x: x.chunk(2, dim=1)[1],
-    "torch.chunk": lambda m, x: torch.chunk(x, 2, 1)[0],
-    "split": lambda m, x: x.split([1, 3], dim=1)[1],
-    "tensor_split": lambda m, x: x.tensor_split(2, dim=1)[1],
-    "torch.split": lambda m, x: torch.cat(torch.split(x, 2, 1)[::-1], 1),
     "select": lambda m, x: x.select(1, -1) + torch.select(x, 1, 0),
     "select a border": lambda m, x: x.select(2, 0) + x.select(dim=3, index=-1),
     "narrow": lambda m, x: x.narrow(1, 1, 2),
     "index_select": lambda m, x: torch.index_select(x, 1, torch.tensor([3, 0], device=x.device)),
-    "gated": lambda m, x: F.glu(x, 1),
-    "unbind": lambda m, x: x.unbind(1)[2],
     "pad channels": lambda m, x: F.pad(x, (0, 0, 0, 0, 0, 2)),
     "shortcut A": lambda m, x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 1)),
 }
@@ -178,17 +171,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "split inside": (lambda m, x: _tokens(x).split([73, 72], 1)[0], "divides the feature map ins"),
     "even chunks": (lambda m, x: _tokens(x).chunk(5, 1)[0], "splits a feature map along a spat"),
     "one pixel": (lambda m, x: x[:, :, 3, 0], "picks one pixel of a feature map"),
-    "spatial chunk": (lambda m, x: x.chunk(2, dim=2)[0], "splits a feature map along a spatial"),
-    "spatial split": (lambda m, x: x.split(6, dim=-1)[0], "splits a feature map along a spatial"),
-    "spatial tensor_split": (
-        lambda m, x: x.tensor_split(2, dim=2)[0],
-        "splits a feature map along",
-    ),
     "tensor_split inside": (
         lambda m, x: _tokens(x).tensor_split((9,), 1)[0],
         "divides the feature",
     ),
-    "spatial unbind": (lambda m, x: x.unbind(3)[0], "splits a feature map along a spatial axis"),
     "flattened crop by pad": (lambda m, x: F.pad(x.flatten(2), (-1, 1)), "crops a flattened feat"),
 }
 
