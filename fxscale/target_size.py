@@ -9,9 +9,10 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from fxscale.errors import SizeError
+from fxscale.passes.assignments import KeepingData
 from fxscale.passes.evaluate import quiet_failures
 from fxscale.passes.inputs import BATCH, first_convolution, image_channels
-from fxscale.passes.trace import share_tensors
+from fxscale.passes.skeleton import share_tensors
 from fxscale.plan import Size
 
 USUAL = (224, 299)
@@ -60,7 +61,7 @@ def _probe(model: nn.Module, rank: int) -> Callable[[int], str | None]:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
 
     def failure(length: int) -> str | None:
-        with mode, quiet_failures(), torch.no_grad():
+        with mode, quiet_failures(), torch.no_grad(), KeepingData():
             image = torch.empty(
                 (BATCH, channels, *(length,) * rank),
                 dtype=weight.dtype,

@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
 from torch import fx, nn
 
+from fxscale.passes.assignments import Assigned
 from fxscale.passes.refusal import refusal
 from fxscale.passes.tracer import CONSTANT
 
@@ -38,16 +40,18 @@ class Left:
 
 
 def refusing_carried_state(
-    model: nn.Module, trace: Callable[[], tuple[fx.Graph, Rest]]
+    model: nn.Module, trace: Callable[[], tuple[fx.Graph, Rest]], assigned: list[Assigned]
 ) -> tuple[fx.Graph, Rest]:
     """Trace `model`, and leave its attributes as they are.
 
-    Raises `UnsupportedModelError` where the graph depends on what a call leaves in them.
+    The tensors in lists and tables that were replaced are added to those `assigned`. Raises
+    `UnsupportedModelError` where the graph depends on what a call leaves in attributes.
     """
     before = _Attributes(model)
     try:
         result = trace()
         left = list(before.changed())
+        assigned += before.replaced()
         for larger in (False, True) if left else ():
             before.restore()
             for place in left:
@@ -68,17 +72,23 @@ def keeping_attributes(model: nn.Module) -> Iterator[None]:
         before.restore()
 
 
+def first_difference(graph: fx.Graph, again: fx.Graph) -> fx.Node | None:
+    """The first node of a trace that is another one in the second trace."""
+    pairs = zip(list(graph.nodes), list(again.nodes), strict=False)
+    return next((node for node, other in pairs if _written(node) != _written(other)), None)
+
+
 def _check_same(graph: fx.Graph, again: fx.Graph, left: Sequence[Left]) -> None:
-    for node, other in zip(list(graph.nodes), list(again.nodes), strict=False):
-        if _written(node) != _written(other):
-            names = sorted({place.name for place in left})
-            raise refusal(
-                node,
-                "a call of forward depends on what the last one left in an attribute (one of "
-                f"{', '.join(names)})",
-                remedy="initialise before downscale what the first call would, and take counters "
-                "and switches out of forward",
-            )
+    node = first_difference(graph, again)
+    if node is not None:
+        names = sorted({place.name for place in left})
+        raise refusal(
+            node,
+            "a call of forward depends on what the last one left in an attribute (one of "
+            f"{', '.join(names)})",
+            remedy="initialise before downscale what the first call would, and take counters "
+            "and switches out of forward",
+        )
 
 
 def _written(node: fx.Node) -> object:
@@ -103,14 +113,26 @@ class _Attributes:
             for name, value in vars(module).items():
                 if _differs(value, values.get(name)):
                     yield Left(vars(module), name, value, f"{type(module).__name__}.{name}")
+        for container, key, known, now, name in self._items():
+            if _differs(now, known):
+                yield Left(container, key, now, name)
+
+    def replaced(self) -> Iterator[Assigned]:
+        """Tensors in lists and tables in whose places proxies are; those of buffers are noted."""
+        for container, key, known, now, name in self._items():
+            is_tensor = isinstance(known, torch.Tensor) and not isinstance(known, fx.Proxy)
+            if is_tensor and isinstance(now, fx.Proxy) and not name.endswith("._buffers"):
+                yield Assigned(known, now.node, name, container, key)
+
+    def _items(self) -> Iterator[tuple[Any, Any, Any, Any, str]]:
+        """Of every list and table: itself, and a key with its value before and now."""
         for container, content, name in self._containers:
             if isinstance(container, set):
                 continue
             known = dict(content) if isinstance(content, dict) else dict(enumerate(content))
             now = container if isinstance(container, dict) else dict(enumerate(container))
             for key in known.keys() & now.keys():
-                if _differs(now[key], known[key]):
-                    yield Left(container, key, now[key], name)
+                yield container, key, known[key], now[key], name
 
     def restore(self) -> None:
         for module, values in self._values:

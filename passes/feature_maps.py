@@ -62,7 +62,8 @@ class FeatureMapMode(FakeTensorMode):  # type: ignore[no-untyped-call]  # torch 
         A tensor of the model is not written into, nor told of the gradient: a fake one is.
         """
         kwargs = {k: self._fake(v) if k == "out" else v for k, v in kwargs.items()}
-        return self.compute(operator, *map(self._fake, args[:1]), *args[1:], **kwargs)
+        with torch.no_grad():  # the model may have written into a parameter in such a block
+            return self.compute(operator, *map(self._fake, args[:1]), *args[1:], **kwargs)
 
     def _fake(self, value: Any) -> Any:
         real = isinstance(value, Tensor) and not isinstance(value, FakeTensor)

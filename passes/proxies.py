@@ -18,6 +18,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.node import map_aggregate
 
+from fxscale.passes.assignments import refuse_lost_data
 from fxscale.passes.in_place import INPLACE
 
 if TYPE_CHECKING:
@@ -55,6 +56,11 @@ class ValueProxy(fx.Proxy):
         if name == "ndim" and isinstance(self.value, torch.Tensor):
             return self.value.ndim  # no size decides it, and einops looks it up in a dict
         return ValueAttribute(self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("data", "grad", "requires_grad"):
+            refuse_lost_data(self, name, value)
+        super().__setattr__(name, value)
 
     def __len__(self) -> int:
         return self.tracer.count(self.node)

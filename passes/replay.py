@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_leaves
 
 from fxscale.contexts import CONTEXT_FUNCTIONS
 from fxscale.errors import UnsupportedModelError, first_line
+from fxscale.passes.assignments import assigns_data
 from fxscale.passes.carried_state import keeping_attributes
 from fxscale.passes.evaluate import normalised, quiet_failures
 from fxscale.passes.feature_maps import FeatureMapMode, Method
@@ -157,6 +158,8 @@ class Listener(TorchFunctionMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if assigns_data(function):  # what was written in place
+            return None
         leaves = tree_leaves((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if not any(isinstance(t, FakeTensor) or id(t) in self._state for t in tensors):
@@ -166,7 +169,8 @@ class Listener(TorchFunctionMode):
         if heard:
             made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
             for tensor in made:
-                setattr(tensor, _HEARD, True)
+                if id(tensor) not in self._state:
+                    setattr(tensor, _HEARD, True)
             self._made += made
             # A trace reads `x.mT` where it is used.
             if (made or result is None) and _name(function) != "__get__":
@@ -205,7 +209,9 @@ class Listener(TorchFunctionMode):
         if writes(name, kwargs) and not heard:
             return args[0]  # a counter
         if writes(name, kwargs):
-            return self.fake_mode.write(called, *args, **kwargs)
+            result = self.fake_mode.write(called, *args, **kwargs)
+            itself = result is not None and args and id(args[0]) in self._state
+            return args[0] if itself else result
         if heard and name not in ("__get__", "new"):  # what `new` makes is resized in place
             return self.fake_mode.feature_map(called, *args, **kwargs)
         return self.fake_mode.compute(called, *args, **kwargs)

@@ -40,7 +40,8 @@ from fxscale.passes.proxies import VALUE
 from fxscale.passes.refusal import SOURCE, module_path, refusal
 from fxscale.passes.resamplings import insert_resamplings
 from fxscale.passes.sites import Convolution, Sites
-from fxscale.passes.trace import TracedNetwork, stale_weights
+from fxscale.passes.skeleton import stale_weights
+from fxscale.passes.trace import TracedNetwork
 from fxscale.plan import Padding, ScalePlan, StateMap
 from fxscale.pretrain_network import PretrainNetwork
 from fxscale.resample import Init, downscale_entry

@@ -6,8 +6,8 @@ and the two traces are laid over each other (`passes/merge.py`).
 
 from __future__ import annotations
 
-import copy
 import inspect
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
 from fxscale.errors import FxscaleError, UnsupportedModelError, first_line
 from fxscale.modes import EVAL, TRAIN, Modes
 from fxscale.passes.aliases import use_first_names
-from fxscale.passes.carried_state import refusing_carried_state
+from fxscale.passes.assignments import Assigned, noting_assignments, refuse_lost
+from fxscale.passes.carried_state import first_difference, refusing_carried_state
 from fxscale.passes.compiled_functions import running_as_written
 from fxscale.passes.custom_functions import refusing_custom_functions
 from fxscale.passes.feature_maps import FeatureMapMode
@@ -32,6 +32,7 @@ from fxscale.passes.python_names import answering_as_tensors, answering_for_valu
 from fxscale.passes.randomness import Watch, refusing_draws
 from fxscale.passes.refusal import failing_line, module_path, refusal
 from fxscale.passes.replay import Listener, check_replay
+from fxscale.passes.skeleton import share_tensors
 from fxscale.passes.tracer import Decision, ValueTracer
 from fxscale.passes.training_flags import find_training_flags
 from fxscale.passes.with_blocks import recording_with_blocks
@@ -86,7 +87,9 @@ def trace(
     constants = _defaults(skeleton, values, concrete_args)
     known = {**_constant_placeholders(constants), **values}
 
-    def in_mode(mode: bool) -> tuple[fx.Graph, ValueTracer, dict[str, bool]]:
+    def in_mode(
+        mode: bool, assigned: list[Assigned]
+    ) -> tuple[fx.Graph, ValueTracer, dict[str, bool]]:
         skeleton.train(mode)
         own = {p: m.training for p, m in skeleton.named_modules() if m.training != mode}
 
@@ -96,16 +99,27 @@ def trace(
             return _trace_mode(tracer, skeleton, constants), tracer
 
         traced = refusing_draws(
-            skeleton, lambda watch: refusing_carried_state(skeleton, partial(run, watch))
+            skeleton, lambda watch: refusing_carried_state(skeleton, partial(run, watch), assigned)
         )
         return *traced, own
 
     graphs, decisions, calls, own_modes = {}, {}, {}, {}
+    read: list[torch.Tensor] = []
     with answering_as_tensors(skeleton):
-        with answering_for_values(skeleton, lambda proxy: proxy.node.meta[VALUE]):
+        with (
+            answering_for_values(skeleton, lambda proxy: proxy.node.meta[VALUE]),
+            noting_assignments() as assigned,
+        ):
             for mode in (TRAIN, EVAL):
-                graphs[mode], tracer, own_modes[mode] = in_mode(mode)
+                graphs[mode], tracer, own_modes[mode] = in_mode(mode, assigned)
                 decisions[mode], calls[mode] = tracer.decisions, tracer.record.calls
+                read += _read(graphs[mode], tracer)
+            traces = list(graphs.items())
+            refuse_lost(
+                list(assigned),
+                read,
+                lambda: any(first_difference(g, in_mode(m, [])[0]) is not None for m, g in traces),
+            )
         listener = Listener(skeleton, fake_mode)
         for mode, graph in graphs.items():
             skeleton.train(mode)
@@ -133,36 +147,12 @@ def trace(
     )
 
 
-def share_tensors(model: nn.Module) -> nn.Module:
-    """A copy of the module tree that shares every parameter and buffer with the original."""
-    if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
-        raise UnsupportedModelError(
-            f"{type(model).__name__} has parameters whose shape is not known yet",
-            remedy="call the model once on a batch of images, which makes its lazy modules",
-        )
-    memo: dict[int, Any] = {id(p): p for p in model.parameters()}
-    memo |= {id(b): b for b in model.buffers()}
-    memo |= stale_weights(model)
-    try:
-        return copy.deepcopy(model, memo)
-    except Exception as error:  # whatever the model's __deepcopy__ raises
-        raise UnsupportedModelError(
-            f"{type(model).__name__} cannot be copied: {first_line(error)}",
-            remedy="make copy.deepcopy(model) work, for instance by dropping cached activations",
-        ) from error
-
-
-def stale_weights(model: nn.Module) -> dict[int, Any]:
-    """Weights that hooks left behind in their last call, as `copy.deepcopy` can copy them.
-
-    The hooks of weight norm and spectral norm write a new one before every call.
-    """
-    return {
-        id(value): value.detach()
-        for module in model.modules()
-        for value in vars(module).values()
-        if isinstance(value, torch.Tensor) and not value.is_leaf
-    }
+def _read(graph: fx.Graph, tracer: ValueTracer) -> Iterator[torch.Tensor]:
+    """The tensors of the model that a graph reads; equal ones may go by one name."""
+    names = {str(node.target) for node in graph.nodes if node.op == "get_attr" and node.users}
+    yield from (operator.attrgetter(name)(tracer.root) for name in names)
+    attributes = tracer.tensor_attrs.items()
+    yield from (t for t, name in attributes if name in names and isinstance(t, torch.Tensor))
 
 
 def _refuse_hooks(model: nn.Module, tracer: ValueTracer) -> None:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import fx
 
 from fxscale.passes.axes import Axis, Dim, Dims
+from fxscale.passes.in_place import changes_in_place, sharing
 from fxscale.passes.ops import (
     conv,
     elementwise,
@@ -41,7 +42,8 @@ class WeightLayouts:
 
     `sources` are the nodes that read the state, `cones` the names of all nodes that were passed.
     `pads` are the nodes that pad a kernel, with the dimensions of their result. `filters` are the
-    convolutions whose weight is computed from no parameter: it stays as it is.
+    convolutions whose weight is computed from no parameter: it stays as it is. `written` are the
+    entries of the state that `forward` writes into.
     """
 
     layouts: dict[str, Dims]
@@ -50,6 +52,7 @@ class WeightLayouts:
     cones: dict[fx.Node, frozenset[str]]
     pads: dict[fx.Node, Dims]
     filters: set[fx.Node] = field(default_factory=set)
+    written: set[str] = field(default_factory=set)
 
     def passed_by(self, name: str | None) -> list[fx.Node]:
         """The convolutions whose weight comes by this node, and those that share its kernel."""
@@ -69,6 +72,10 @@ def lay_out_weights(network: TracedNetwork, skip: Collection[fx.Node] = ()) -> W
     found = WeightLayouts({}, {}, {}, {}, {})
     parameters = {name for name, _ in network.model.named_parameters(remove_duplicate=False)}
     for node in network.graph.nodes:
+        if changes_in_place(node) and node.args and isinstance(node.args[0], fx.Node):
+            *_, made = sharing(node.args[0])
+            if made.op == "get_attr":
+                found.written.add(str(made.target))
         weight = conv.weight_of(node)
         if weight is None or weight.op == "get_attr" or node in skip:
             continue

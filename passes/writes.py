@@ -12,14 +12,12 @@ writes would therefore be lost on the compiler, and are refused:
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 from torch import fx
 
 from fxscale.passes.annotations import carries_size
-from fxscale.passes.in_place import changes_in_place
+from fxscale.passes.in_place import changes_in_place, sharing
 from fxscale.passes.origins import Origin, holds_tensor
 from fxscale.passes.refusal import refusal
 
@@ -33,20 +31,6 @@ _REMEDY = (
 _ASSIGNMENTS = (operator.setitem, "__setitem__", "fill_", "zero_", "copy_")
 """Writes after which nothing is left of what was there before."""
 
-# Operators whose result may share its memory with their first operand.
-_VIEWS: tuple[Any, ...] = (
-    operator.getitem,
-    getattr,
-    *(
-        getattr(torch, name)
-        for name in ("chunk", "flatten", "narrow", "permute", "reshape", "split", "squeeze")
-    ),
-    *(getattr(torch, name) for name in ("swapaxes", "transpose", "unbind", "unsqueeze")),
-    *("chunk", "contiguous", "expand", "expand_as", "flatten", "narrow", "permute", "reshape"),
-    *("select", "split", "squeeze", "swapaxes", "t", "to", "transpose", "unbind", "unfold"),
-    *("unsqueeze", "view", "view_as"),
-)
-
 
 def refuse_lost_writes(annotator: Annotator, returned: frozenset[fx.Node]) -> None:
     """Raise `UnsupportedModelError` at the first write of either kind; the walk is over."""
@@ -58,7 +42,7 @@ def refuse_lost_writes(annotator: Annotator, returned: frozenset[fx.Node]) -> No
             continue
         others = [source for source in node.all_input_nodes if source is not written]
         images = [other for other in others if origins[other] is Origin.IMAGE]
-        shared = list(_sharing(written))
+        shared = list(sharing(written))
         if shared[-1].op == "get_attr" and not annotator.is_state(shared[-1]):
             if images or node.target not in _ASSIGNMENTS:
                 raise refusal(
@@ -78,14 +62,3 @@ def refuse_lost_writes(annotator: Annotator, returned: frozenset[fx.Node]) -> No
                 f"{node.name!r} writes a feature map into a tensor that was made from sizes",
                 remedy=_REMEDY,
             )
-
-
-def _sharing(tensor: fx.Node) -> Iterator[fx.Node]:
-    """The tensor, and those whose memory it shares, back to the one that was made."""
-    yield tensor
-    while tensor.target in _VIEWS or changes_in_place(tensor):
-        source = tensor.args[0]
-        if not isinstance(source, fx.Node):
-            return
-        tensor = source
-        yield tensor

@@ -396,6 +396,10 @@ OPERATORS: dict[str, Case] = {
 }
 
 KERNELS: dict[str, Case] = {
+    "forward writes into its weight": Case(
+        body(lambda m, x: (m.next.weight.data.mul_(0.5), m.next(x))[1], next=nn.Conv2d(4, 4, 3)),
+        remedy={"keep": NAMED},
+    ),
     "… changes a kernel's size, or joins kernels of different layers": kernel(
         lambda m: m.w + F.avg_pool2d(m.w, 3, 1, 1)
     ),

@@ -276,6 +276,16 @@ PAIRS: dict[str, tuple[Build, Build]] = {
         body(lambda m, x: m.part(x), part=Initialised()),
         body(lambda m, x: m.part(x), part=Initialised(ready=True)),
     ),
+    "forward assigns to …, which the next call would not find": (
+        body(
+            lambda m, x: (setattr(m.norm, "running_mean", 0.9 * m.norm.running_mean), x)[1],
+            norm=nn.BatchNorm2d(4),
+        ),
+        body(
+            lambda m, x: (m.norm.running_mean.mul_(0.9), x)[1],
+            norm=nn.BatchNorm2d(4),
+        ),
+    ),
     "… has parameters whose shape is not known yet": (lazy(called=False), lazy(called=True)),
     "the attribute … of a tensor": (
         body(lambda m, x: x * x.real),

@@ -183,6 +183,8 @@ def _convolve(
             "its input channels are made of spatial axes",
             "put a linear layer over the flattened pixels in its place",
         )
+    if weight in call.annotator.layouts.written:
+        computed = call.refuse("forward writes into its weight", "compute a new weight")
     call.annotator.unflattened.meets_window(dims[2:])
     kernel_size = shape[2:]
     out: list[Dim] = []

@@ -1,0 +1,139 @@
+"""Tensors that `forward` assigns to attributes of modules, and to the data of tensors.
+
+A graph has no assignments. What an operator has written in place (`self.weight.data *= self.mask`)
+is in the graph already. A cache that every call makes anew is of no use to another network, and is
+dropped. What is left would be lost, and is refused:
+
+1. `self.mean = 0.9 * self.mean + 0.1 * x.mean(0)`: a buffer, or a tensor that is read before it is
+   assigned, or in the other mode, is what one call leaves for the next;
+2. `weight.data = F.normalize(weight.data)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
+
+from fxscale.passes.in_place import changes_in_place, sharing
+from fxscale.passes.refusal import refusal
+
+_ASSIGN_DATA: Any = Tensor.data.__set__  # type: ignore[attr-defined]  # a property, to torch
+_REMEDY = "write in place, which the graph holds: self.mean.copy_(new), weight.data.mul_(mask)"
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """The tensor `holder[key]` of the model, its `name`, and the `node` assigned in its place."""
+
+    before: Tensor
+    node: fx.Node
+    name: str
+    holder: Any
+    key: Any
+    persistent: bool = False
+
+
+@contextmanager
+def noting_assignments() -> Iterator[list[Assigned]]:
+    """While the context lasts, write down which tensors of modules proxies are assigned for."""
+    found: list[Assigned] = []
+    original = nn.Module.__setattr__
+
+    def assign(self: nn.Module, name: str, value: Any) -> None:
+        if isinstance(value, fx.Proxy):
+            before = _tensor(self, name)
+            if isinstance(before, nn.Parameter):
+                if not changes_in_place(value.node):
+                    raise _refusal(value.node, f"{type(self).__name__}.{name}")
+                return
+            if before is not None and not changes_in_place(value.node):
+                found.append(_assigned(self, name, before, value.node))
+        original(self, name, value)
+
+    nn.Module.__setattr__ = assign  # type: ignore[method-assign]  # put back below
+    try:
+        yield found
+    finally:
+        nn.Module.__setattr__ = original  # type: ignore[method-assign]  # as it was
+
+
+def _assigned(module: nn.Module, name: str, before: Tensor, node: fx.Node) -> Assigned:
+    buffer = name in module._buffers
+    return Assigned(
+        before,
+        node,
+        f"{type(module).__name__}.{name}",
+        holder=module._buffers if buffer else vars(module),
+        key=name,
+        persistent=buffer and name not in module._non_persistent_buffers_set,
+    )
+
+
+def _tensor(module: nn.Module, name: str) -> Tensor | None:
+    """The tensor that a module holds under a name, unless a proxy has taken its place."""
+    for attributes in (module._parameters, module._buffers, vars(module)):
+        value = attributes.get(name)
+        if isinstance(value, Tensor) and not isinstance(value, fx.Proxy):
+            return value
+    return None
+
+
+def refuse_lost(
+    assigned: Sequence[Assigned], read: Iterable[Tensor], differs: Callable[[], bool]
+) -> None:
+    """Raise `UnsupportedModelError` if one is part of the state, or is read by a call.
+
+    `read` are the tensors that the graphs read as they are. Others are computed with in Python:
+    `differs` tells whether another trace comes out differently.
+    """
+    known = set(map(id, read))
+    for one in assigned:
+        if one.persistent or id(one.before) in known:
+            raise _refusal(one.node, one.name)
+    if assigned and _with_other_contents(assigned, differs):
+        raise _refusal(assigned[0].node, ", ".join(sorted({one.name for one in assigned})))
+
+
+def _with_other_contents(assigned: Iterable[Assigned], differs: Callable[[], bool]) -> bool:
+    tensors = {(id(one.holder), one.key): one for one in assigned}.values()
+    try:
+        for one in tensors:
+            truth = one.before.dtype == torch.bool
+            one.holder[one.key] = ~one.before if truth else one.before.nan_to_num() + 1
+        return differs()
+    finally:
+        for one in tensors:
+            one.holder[one.key] = one.before
+
+
+def refuse_lost_data(proxy: fx.Proxy, name: str, value: Any) -> None:
+    """Raise `UnsupportedModelError` unless an operator has written `value` into the tensor."""
+    written = isinstance(value, fx.Proxy) and changes_in_place(value.node)
+    if name != "data" or not written or proxy.node not in sharing(value.node):
+        raise _refusal(proxy.node, f"{proxy.node.name}.{name}")
+
+
+def _refusal(node: fx.Node, name: str) -> Exception:
+    return refusal(
+        node, f"forward assigns to {name}, which the next call would not find", remedy=_REMEDY
+    )
+
+
+def assigns_data(function: Any) -> bool:
+    """Whether a function of torch is the assignment `tensor.data = ...`."""
+    return bool(function == _ASSIGN_DATA)
+
+
+class KeepingData(TorchFunctionMode):
+    """No `tensor.data = ...` takes place: a fake tensor would become a weight's."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        return None if assigns_data(function) else function(*args, **(kwargs or {}))
