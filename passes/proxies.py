@@ -20,6 +20,7 @@ from torch.fx.node import map_aggregate
 
 from fxscale.passes.assignments import refuse_lost_data
 from fxscale.passes.in_place import INPLACE
+from fxscale.passes.refusal import refusal
 
 if TYPE_CHECKING:
     from fxscale.passes.tracer import ValueTracer
@@ -28,6 +29,7 @@ VALUE = "fxscale_value"
 """Key of `node.meta` under which the value of a node at the target size is kept."""
 
 
+_HOOKS = ("register_hook", "register_post_accumulate_grad_hook", "retain_grad")
 _LOAD_ATTR = dis.opmap["LOAD_ATTR"]
 
 
@@ -130,6 +132,12 @@ class ValueAttribute(ValueProxy):
         return self._node
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.attr in _HOOKS:
+            raise refusal(
+                self.root.node,
+                f"a hook of {self.root.node.name!r} would not be in the graph",
+                remedy="hook a module of the pre-train network (register_full_backward_hook)",
+            )
         given = map(_lengths, args)
         return self.tracer.create_proxy("call_method", self.attr, (self.root, *given), kwargs)
 

@@ -74,7 +74,15 @@ def check_replay(graph: fx.Graph, inputs: Mapping[str, Any], listener: Listener)
 
     To be used inside `answering_as_tensors`. Raises `UnsupportedModelError`.
     """
-    traced = listener.hear(lambda: _follow(graph, inputs, listener))
+    try:
+        traced = listener.hear(lambda: _follow(graph, inputs, listener))
+    except Exception as error:  # whatever an operator raises that nobody knows
+        raise refusal(
+            listener.node or next(iter(graph.nodes)),
+            f"the trace cannot be run: {first_line(error)}",
+            remedy="take the operator out of forward, or register a handler for the module that "
+            "contains it with fxscale.register",
+        ) from error
     try:
         called = listener.hear(lambda: _call(listener.model, inputs))
     except Exception as error:  # whatever the model's forward raises

@@ -276,6 +276,14 @@ PAIRS: dict[str, tuple[Build, Build]] = {
         body(lambda m, x: m.part(x), part=Initialised()),
         body(lambda m, x: m.part(x), part=Initialised(ready=True)),
     ),
+    "a hook of … would not be in the graph": (
+        body(lambda m, x: (x.register_hook(print), x)[1]),
+        body(lambda m, x: x),
+    ),
+    "the trace cannot be run: …": (
+        body(lambda m, x: x + torch.autograd.grad(x.sum(), x)[0]),
+        body(lambda m, x: x + 1),
+    ),
     "forward assigns to …, which the next call would not find": (
         body(
             lambda m, x: (setattr(m.norm, "running_mean", 0.9 * m.norm.running_mean), x)[1],
