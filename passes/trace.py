@@ -23,7 +23,7 @@ from fxscale.passes.aliases import use_first_names
 from fxscale.passes.assignments import Assigned, noting_assignments, refuse_lost
 from fxscale.passes.carried_state import first_difference, refusing_carried_state
 from fxscale.passes.compiled_functions import running_as_written
-from fxscale.passes.custom_functions import refusing_custom_functions
+from fxscale.passes.custom_functions import keeping_custom_functions
 from fxscale.passes.feature_maps import FeatureMapMode
 from fxscale.passes.inputs import InputSpec
 from fxscale.passes.merge import merge
@@ -212,7 +212,7 @@ def _constant_placeholders(constants: Mapping[str, Any]) -> dict[str, Any]:
 def _trace_mode(tracer: ValueTracer, model: nn.Module, constants: dict[str, Any]) -> fx.Graph:
     try:
         with (
-            refusing_custom_functions(),
+            keeping_custom_functions(),
             recording_with_blocks(tracer),
             entering_wrapped_functions(tracer.leaves),
         ):

@@ -46,6 +46,7 @@ LAYERS = [
     {"fxscale"},  # the modules of the package itself that are not named below
     {"fxscale.passes"},
     {
+        "fxscale.applied",
         "fxscale.branches",
         "fxscale.constants",
         "fxscale.contexts",

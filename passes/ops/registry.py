@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from torch import fx, nn
 from torch._ops import OpOverloadPacket
 
+from fxscale.applied import Applied
 from fxscale.errors import UnsupportedModelError
 from fxscale.passes.axes import Annotation, Dims, Shape
 from fxscale.passes.proxies import VALUE
@@ -43,6 +44,7 @@ _REGISTRY: dict[Hashable, Registration] = {}
 def handles(*targets: Hashable, params: str = "input") -> Callable[[Handler], Handler]:
     """Register a handler for module classes, functions and method names such as `".view"`.
 
+    For a class of `torch.autograd.Function`, `params` are the arguments of its `apply`.
     A module class of a package that need not be there goes by its name, `"package.module:Class"`,
     an operator that a package adds to torch by its own, `"package.operator"`.
     `params` names the operator's arguments in order; a last name with a star collects the rest.
@@ -63,6 +65,7 @@ def handles(*targets: Hashable, params: str = "input") -> Callable[[Handler], Ha
 
 
 def lookup(target: Hashable) -> Registration | None:
+    target = target.function if isinstance(target, Applied) else target
     try:
         found = _REGISTRY.get(target)
     except TypeError:  # an unhashable callable object
