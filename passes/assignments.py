@@ -48,11 +48,12 @@ def noting_assignments() -> Iterator[list[Assigned]]:
     def assign(self: nn.Module, name: str, value: Any) -> None:
         if isinstance(value, fx.Proxy):
             before = _tensor(self, name)
+            written = before is not None and _is_written(before, value)
             if isinstance(before, nn.Parameter):
-                if not changes_in_place(value.node):
+                if not written:
                     raise _refusal(value.node, f"{type(self).__name__}.{name}")
                 return
-            if before is not None and not changes_in_place(value.node):
+            if before is not None and not written:
                 found.append(_assigned(self, name, before, value.node))
         original(self, name, value)
 
@@ -61,6 +62,14 @@ def noting_assignments() -> Iterator[list[Assigned]]:
         yield found
     finally:
         nn.Module.__setattr__ = original  # type: ignore[method-assign]  # as it was
+
+
+def _is_written(tensor: Tensor, value: fx.Proxy) -> bool:
+    """Whether `value` is the tensor itself, written in place."""
+    *_, made = sharing(value.node)
+    tracer: Any = value.tracer
+    read = made.op == "get_attr" and made.target == tracer.path_of(tensor)
+    return read and changes_in_place(value.node)
 
 
 def _assigned(module: nn.Module, name: str, before: Tensor, node: fx.Node) -> Assigned:

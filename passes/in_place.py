@@ -17,29 +17,15 @@ _METHODS = frozenset(f"__{name}__" for name in (*INPLACE, "setitem"))
 
 
 # Operators whose result may share its memory with their first operand.
-_VIEWS: tuple[Any, ...] = (
+_SHARED = ("chunk", "flatten", "narrow", "permute", "reshape", "split", "squeeze", "swapaxes")
+_VIEW_FUNCTIONS: tuple[Any, ...] = (
     operator.getitem,
     getattr,
-    *(
-        getattr(torch, name)
-        for name in ("chunk", "flatten", "narrow", "permute", "reshape", "split", "squeeze")
-    ),
-    *(getattr(torch, name) for name in ("swapaxes", "transpose", "unbind", "unsqueeze")),
-    *("chunk", "contiguous", "detach", "expand", "expand_as", "flatten", "narrow", "permute"),
-    *(
-        "reshape",
-        "select",
-        "split",
-        "squeeze",
-        "swapaxes",
-        "t",
-        "to",
-        "transpose",
-        "unbind",
-        "unfold",
-    ),
-    *("unsqueeze", "view", "view_as"),
+    *(getattr(torch, name) for name in (*_SHARED, "transpose", "unbind", "unsqueeze")),
 )
+_VIEW_METHODS = frozenset(
+    (*_SHARED, "contiguous", "detach", "expand", "expand_as", "select", "t", "to", "transpose")
+) | {"unbind", "unfold", "unsqueeze", "view", "view_as"}
 
 
 def changes_in_place(node: fx.Node) -> bool:
@@ -57,7 +43,9 @@ def writes(method: str, kwargs: Mapping[str, Any]) -> bool:
 
 
 def _is_view(node: fx.Node) -> bool:
-    return node.op in ("call_function", "call_method") and node.target in _VIEWS
+    if node.op == "call_method":
+        return node.target in _VIEW_METHODS
+    return node.op == "call_function" and node.target in _VIEW_FUNCTIONS
 
 
 def sharing(tensor: fx.Node) -> Iterator[fx.Node]:

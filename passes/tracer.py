@@ -129,6 +129,10 @@ class ValueTracer(fx.Tracer):
             parameter_proxy_cache[path] = self.create_proxy("get_attr", path, (), {})
         return parameter_proxy_cache[path]
 
+    def path_of(self, tensor: torch.Tensor) -> str | None:
+        """The name of a parameter or buffer of the model."""
+        return self._state_paths.get(id(tensor))
+
     @cached_property
     def _state_paths(self) -> dict[int, str]:
         """Where parameters and buffers are; fx searches all of them at every access."""

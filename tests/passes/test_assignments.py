@@ -98,6 +98,10 @@ def buffer(m: Any, x: Tensor) -> None:
     m.mean = 0.9 * m.mean + 0.1 * pooled(x)
 
 
+def written_elsewhere(m: Any, x: Tensor) -> None:
+    m.mean = pooled(x).mul_(0.1)
+
+
 def read_cache(m: Any, x: Tensor) -> None:
     m.cache = m.cache + pooled(x)
 
@@ -136,6 +140,7 @@ def frozen(m: Any, x: Tensor) -> None:
 
 LOST = (
     buffer,
+    written_elsewhere,
     read_cache,
     plain_tensor,
     list_item,
