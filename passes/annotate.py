@@ -57,11 +57,11 @@ from fxscale.passes.ops.constant import lay_out
 from fxscale.passes.ops.registry import Call, describe, lookup
 from fxscale.passes.origins import Origin, has_no_order, holds_tensor, origin_of
 from fxscale.passes.parts import Finding, KeepLengthError, Parts
-from fxscale.passes.proxies import VALUE
+from fxscale.passes.proxies import VALUE, tensors_in
 from fxscale.passes.refusal import refusal
 from fxscale.passes.relative_positions import RelativeRead, relative_reads
 from fxscale.passes.shares import Amplitudes
-from fxscale.passes.trace import TracedNetwork, tensors_in
+from fxscale.passes.trace import TracedNetwork
 from fxscale.passes.unflattened import UnflattenedMaps
 from fxscale.passes.weight_amplitude import computed_weight
 from fxscale.passes.weight_layouts import WeightLayouts, lay_out_weights

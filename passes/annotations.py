@@ -19,9 +19,8 @@ from fxscale.passes.axes import (
     map_axes,
     target_length,
 )
-from fxscale.passes.proxies import VALUE
+from fxscale.passes.proxies import VALUE, tensors_in
 from fxscale.passes.refusal import refusal
-from fxscale.passes.trace import tensors_in
 
 
 def fixed_dims(lengths: Sequence[int]) -> Dims:

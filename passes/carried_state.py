@@ -2,7 +2,8 @@
 
 A cache, such as that of position biases, would be a proxy of the trace, of no use to the other mode
 and to the pre-train network: it is dropped. A number or a flag may be how calls follow one another
-(`self.step += 1`, `if not self.ready: ...`). A graph holds one call, so another trace must come out
+(`self.step += 1`, `if not self.ready: ...`), and so may what is computed from images
+(`self.hidden = self.cell(x, self.hidden)`). A graph holds one call, so another trace must come out
 the same with what the first one left, and with much larger numbers.
 """
 
@@ -18,6 +19,8 @@ import torch
 from torch import fx, nn
 
 from fxscale.passes.assignments import Assigned
+from fxscale.passes.origins import Origin, origin_of
+from fxscale.passes.proxies import VALUE
 from fxscale.passes.refusal import refusal
 from fxscale.passes.tracer import CONSTANT
 
@@ -27,7 +30,7 @@ _MUCH = 1_000_000
 
 @dataclass(frozen=True)
 class Left:
-    """A number, flag or word that a call has changed: `holder[key]`, known as `name`."""
+    """What a call has changed, known as `name`: `holder[key]`, a number, flag, word or tensor."""
 
     holder: Any
     key: Any
@@ -36,7 +39,11 @@ class Left:
 
     def write(self, *, larger: bool) -> None:
         number = type(self.value) in (int, float)
-        self.holder[self.key] = self.value + _MUCH if larger and number else self.value
+        value = self.value + _MUCH if larger and number else self.value
+        if isinstance(self.holder, list) and self.key == len(self.holder):
+            self.holder.append(value)
+        else:
+            self.holder[self.key] = value
 
 
 def refusing_carried_state(
@@ -50,7 +57,7 @@ def refusing_carried_state(
     before = _Attributes(model)
     try:
         result = trace()
-        left = list(before.changed())
+        left = [*before.changed(), *before.remembered(result[0])]
         assigned += before.replaced()
         for larger in (False, True) if left else ():
             before.restore()
@@ -86,8 +93,8 @@ def _check_same(graph: fx.Graph, again: fx.Graph, left: Sequence[Left]) -> None:
             node,
             "a call of forward depends on what the last one left in an attribute (one of "
             f"{', '.join(names)})",
-            remedy="initialise before downscale what the first call would, and take counters "
-            "and switches out of forward",
+            remedy="initialise before downscale what the first call would, take counters and "
+            "switches out of forward, and give it maps of the last call as an argument",
         )
 
 
@@ -117,6 +124,29 @@ class _Attributes:
             if _differs(now, known):
                 yield Left(container, key, now, name)
 
+    def remembered(self, graph: fx.Graph) -> Iterator[Left]:
+        """What was computed from images and put where no tensor was: zeros stand for it."""
+        origins: dict[fx.Node, Origin] = {}
+        for node in graph.nodes:
+            if node.op != "output":
+                origins[node] = origin_of(node, origins)
+        for holder, known, name in self._holders():
+            for key, now in list(_entries(holder).items()):
+                if not isinstance(now, fx.Proxy) or isinstance(known.get(key), torch.Tensor):
+                    continue
+                value = now.node.meta[VALUE]
+                if isinstance(value, torch.Tensor) and origins.get(now.node) is Origin.IMAGE:
+                    zeros = torch.zeros(value.shape, dtype=value.dtype, device=value.device)
+                    yield Left(holder, key, zeros, f"{name}.{key}")
+
+    def _holders(self) -> Iterator[tuple[Any, dict[Any, Any], str]]:
+        """Attributes, lists and tables, each with what was in it before."""
+        for module, values in self._values:
+            yield vars(module), values, type(module).__name__
+        for container, content, name in self._containers:
+            if not isinstance(container, set):
+                yield container, _entries(content), name
+
     def replaced(self) -> Iterator[Assigned]:
         """Tensors in lists and tables in whose places proxies are; those of buffers are noted."""
         for container, key, known, now, name in self._items():
@@ -129,8 +159,7 @@ class _Attributes:
         for container, content, name in self._containers:
             if isinstance(container, set):
                 continue
-            known = dict(content) if isinstance(content, dict) else dict(enumerate(content))
-            now = container if isinstance(container, dict) else dict(enumerate(container))
+            known, now = _entries(content), _entries(container)
             for key in known.keys() & now.keys():
                 yield container, key, known[key], now[key], name
 
@@ -143,6 +172,10 @@ class _Attributes:
         for container, content, _ in self._containers:
             container.clear()
             container.extend(content) if isinstance(container, list) else container.update(content)
+
+
+def _entries(container: Any) -> dict[Any, Any]:
+    return dict(container) if isinstance(container, dict) else dict(enumerate(container))
 
 
 def _differs(value: Any, before: Any) -> bool:

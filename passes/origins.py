@@ -16,8 +16,7 @@ import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from fxscale.passes.proxies import VALUE
-from fxscale.passes.trace import tensors_in
+from fxscale.passes.proxies import VALUE, tensors_in
 
 _LIKE = ("to", "type_as")
 """Methods that read of their argument nothing but dtype and device."""

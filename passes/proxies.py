@@ -10,7 +10,7 @@ from __future__ import annotations
 import dis
 import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,6 +36,18 @@ _LOAD_ATTR = dis.opmap["LOAD_ATTR"]
 def class_of(value: Any) -> type:
     """The class of a value, where a fake tensor is a tensor."""
     return torch.Tensor if type(value) is FakeTensor else type(value)
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """Every tensor inside a node's value, in order."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors_in(item)
 
 
 class ValueProxy(fx.Proxy):

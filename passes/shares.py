@@ -19,9 +19,8 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from fxscale.passes.axes import Axis, Dim, Scaling
-from fxscale.passes.proxies import VALUE
+from fxscale.passes.proxies import VALUE, tensors_in
 from fxscale.passes.refusal import refusal
-from fxscale.passes.trace import tensors_in
 
 
 @dataclass(frozen=True)

@@ -246,15 +246,3 @@ def _without_constants(graph: fx.Graph, model: nn.Module) -> fx.Graph:
         if node.op == "placeholder" and str(node.target).lstrip("*") not in names:
             drop(node)
     return graph
-
-
-def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """Every tensor inside a node's value, in order."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from tensors_in(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors_in(item)

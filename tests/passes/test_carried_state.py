@@ -111,3 +111,72 @@ def test_what_decides_nothing_is_as_before(part: Any) -> None:
     images = torch.randn(2, 3, 12, 12)
     for _ in range(2):
         assert torch.equal(same(images), model(images))
+
+
+class Recurrent(nn.Module):
+    """Goes on from the map that the last call has left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.hidden = x if self.hidden is None else 0.5 * self.hidden + x
+        return self.hidden
+
+
+class Bank(nn.Module):
+    """Collects means, and compares with all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.means: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.means.append(x.mean((2, 3)))
+        return x * torch.stack(self.means).mean(0)[:, :, None, None]
+
+
+class ByName(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.last: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x - self.last["map"] if "map" in self.last else x
+        self.last["map"] = x
+        return y
+
+
+@pytest.mark.parametrize("part", [Recurrent(), Bank(), ByName()])
+def test_maps_that_the_next_call_reads_are_refused(part: nn.Module) -> None:
+    model = Around(lambda m, x: m.part(x), part=part)
+    with pytest.raises(UnsupportedModelError, match="what the last one left in an attribute"):
+        fxscale.downscale(model, 8, target_size=12)
+
+
+class Watched(nn.Module):
+    """Leaves maps for whoever looks at them, and a grid for its own next call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map: Tensor | None = None
+        self.maps: list[Tensor] = []
+        self.by_name: dict[str, Tensor] = {}
+        self.grid: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.map = x
+        self.maps.append(x)
+        self.by_name["x"] = x
+        if self.grid is None:
+            self.grid = torch.arange(x.shape[-1], dtype=x.dtype) / x.shape[-1]
+        return x * self.grid
+
+
+def test_maps_that_are_only_left_are_dropped() -> None:
+    model = Around(lambda m, x: m.part(x), part=Watched())
+    same = fxscale.downscale(model, 12, target_size=12, keep=["*"])
+    images = torch.randn(2, 3, 12, 12)
+    assert torch.equal(same(images), model(images))
+    assert (model.part.map is None, model.part.maps == []) == (False, False)

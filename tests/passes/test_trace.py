@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fxscale.errors import UnsupportedModelError
 from fxscale.modes import EVAL, TRAIN
-from fxscale.passes.trace import tensors_in
+from fxscale.passes.proxies import tensors_in
 from tests.passes.networks import Around, traced
 
 
