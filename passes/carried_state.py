@@ -10,6 +10,7 @@ the same with what the first one left, and with much larger numbers.
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from fxscale.passes.tracer import CONSTANT
 
 Rest = TypeVar("Rest")
 _MUCH = 1_000_000
+_CONTAINERS = (dict, list, set, OrderedDict, defaultdict, deque)
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Left:
     def write(self, *, larger: bool) -> None:
         number = type(self.value) in (int, float)
         value = self.value + _MUCH if larger and number else self.value
-        if isinstance(self.holder, list) and self.key == len(self.holder):
+        if isinstance(self.holder, list | deque) and self.key == len(self.holder):
             self.holder.append(value)
         else:
             self.holder[self.key] = value
@@ -111,7 +113,7 @@ class _Attributes:
             (value, copy.copy(value), f"{type(module).__name__}.{name}")
             for module, values in self._values
             for name, value in values.items()
-            if type(value) in (dict, list, set)
+            if type(value) in _CONTAINERS and not (name[0] == "_" and type(value) is OrderedDict)
         ]
 
     def changed(self) -> Iterator[Left]:
@@ -171,7 +173,8 @@ class _Attributes:
             module.__dict__.update(values | constants)
         for container, content, _ in self._containers:
             container.clear()
-            container.extend(content) if isinstance(container, list) else container.update(content)
+            fill = container.extend if isinstance(container, list | deque) else container.update
+            fill(content)
 
 
 def _entries(container: Any) -> dict[Any, Any]:

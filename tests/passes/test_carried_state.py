@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from typing import Any
 
 import pytest
@@ -137,6 +138,18 @@ class Bank(nn.Module):
         return x * torch.stack(self.means).mean(0)[:, :, None, None]
 
 
+class Queue(nn.Module):
+    """Subtracts what it was given three calls ago."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps: deque[Tensor] = deque(maxlen=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.maps.append(x)
+        return x - self.maps[0]
+
+
 class ByName(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -148,7 +161,7 @@ class ByName(nn.Module):
         return y
 
 
-@pytest.mark.parametrize("part", [Recurrent(), Bank(), ByName()])
+@pytest.mark.parametrize("part", [Recurrent(), Bank(), Queue(), ByName()])
 def test_maps_that_the_next_call_reads_are_refused(part: nn.Module) -> None:
     model = Around(lambda m, x: m.part(x), part=part)
     with pytest.raises(UnsupportedModelError, match="what the last one left in an attribute"):
