@@ -61,11 +61,13 @@ def refusing_carried_state(
         result = trace()
         left = [*before.changed(), *before.remembered(result[0])]
         assigned += before.replaced()
+        found = len(assigned)
         for larger in (False, True) if left else ():
             before.restore()
             for place in left:
                 place.write(larger=larger)
             _check_same(result[0], trace()[0], left)
+        del assigned[found:]  # in place of what the traces since then were given
     finally:
         before.restore()
     return result

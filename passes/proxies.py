@@ -69,6 +69,7 @@ class ValueProxy(fx.Proxy):
     def __getattr__(self, name: str) -> Any:  # see ValueAttribute
         if name == "ndim" and isinstance(self.value, torch.Tensor):
             return self.value.ndim  # no size decides it, and einops looks it up in a dict
+        self.tracer.asks_for_gradients |= name in ("requires_grad", "grad_fn", "is_leaf")
         return ValueAttribute(self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -34,7 +34,7 @@ def refusing_draws(model: nn.Module, trace: Callable[[Watch | None], Result]) ->
 
     To find the place, the generators are looked at before every node of a second trace.
     """
-    generators = _Generators()
+    generators = _Generators(model)
     result = trace(None)
     if not generators.drawn():
         return result
@@ -56,9 +56,9 @@ def refusing_draws(model: nn.Module, trace: Callable[[Watch | None], Result]) ->
 
 
 @contextmanager
-def keeping_generators() -> Iterator[None]:
+def keeping_generators(model: nn.Module) -> Iterator[None]:
     """Take back what is drawn while the context lasts."""
-    generators = _Generators()
+    generators = _Generators(model)
     try:
         yield
     finally:
@@ -69,10 +69,13 @@ def keeping_generators() -> Iterator[None]:
 class _Generators:
     """The states of torch's generators, of Python's and, where it is there, of NumPy's.
 
-    Those of CUDA, where it is in use when they are read.
+    Those of CUDA, where it is in use when they are read. And of the generators of torch that are
+    attributes of the model's modules.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module) -> None:
+        attributes = (value for module in model.modules() for value in vars(module).values())
+        self._own = [value for value in attributes if isinstance(value, torch.Generator)]
         self._cuda: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self._states = self._read()
 
@@ -80,7 +83,9 @@ class _Generators:
         return self._read() != self._states
 
     def restore(self) -> None:
-        cpu, python, cuda, *numpy_state = self._states
+        cpu, python, cuda, own, *numpy_state = self._states
+        for generator, state in zip(self._own, own, strict=True):
+            generator.set_state(_tensor(state))
         torch.set_rng_state(_tensor(cpu))
         random.setstate(python)
         if self._cuda:
@@ -92,11 +97,12 @@ class _Generators:
         cuda = torch.cuda.get_rng_state_all() if self._cuda else []
         states = bytes(torch.get_rng_state().tolist()), random.getstate()
         devices = tuple(bytes(state.tolist()) for state in cuda)
+        own = tuple(bytes(generator.get_state().tolist()) for generator in self._own)
         numpy = sys.modules.get("numpy")
         if numpy is None:
-            return *states, devices
+            return *states, devices, own
         name, key, *rest = numpy.random.get_state()
-        return *states, devices, (name, tuple(key.tolist()), *rest)
+        return *states, devices, own, (name, tuple(key.tolist()), *rest)
 
 
 def _tensor(state: bytes) -> torch.Tensor:

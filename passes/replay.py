@@ -17,7 +17,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,8 @@ _HEARD = "_fxscale_heard"
 """Attribute of fake tensors that are computed from images or weights."""
 
 _PLAIN = {type(None), type(...), bool, int, float, str, slice, torch.dtype, torch.device}
+_FEW = 100
+"""A constant of so many entries is compared entry by entry."""
 _DETACH = torch.ops.aten.detach.default  # as `torch.autograd.Variable` does
 _UNBIND = (torch.unbind, Tensor.unbind)
 
@@ -69,11 +71,33 @@ class Heard:
         return f"{name} of {', '.join(str(tuple(shape)) for shape, _ in self.results)}"
 
 
+class Other(NamedTuple):
+    """The first call that differs: the model's, the graph's, and the node where it is."""
+
+    called: Heard | None
+    traced: Heard | None
+    node: fx.Node
+
+
 def check_replay(graph: fx.Graph, inputs: Mapping[str, Any], listener: Listener) -> None:
     """Refuse a graph that calls other functions than its model does on the fake `inputs`.
 
     To be used inside `answering_as_tensors`. Raises `UnsupportedModelError`.
     """
+    other = first_other_call(graph, inputs, listener)
+    if other is not None:
+        raise refusal(
+            other.node,
+            "forward goes another way with a tensor than in its trace: it calls "
+            f"{other.called or 'nothing more'}, the trace {other.traced or 'nothing more'}",
+            remedy=_REMEDY,
+        )
+
+
+def first_other_call(
+    graph: fx.Graph, inputs: Mapping[str, Any], listener: Listener
+) -> Other | None:
+    """Where the calls of a graph and of its model part. Raises as `check_replay` does."""
     try:
         traced = listener.hear(lambda: _follow(graph, inputs, listener))
     except Exception as error:  # whatever an operator raises that nobody knows
@@ -95,12 +119,8 @@ def check_replay(graph: fx.Graph, inputs: Mapping[str, Any], listener: Listener)
     for expected, found in zip_longest(called, traced):
         if expected != found:
             node = found.node if found is not None else traced[-1].node if traced else None
-            raise refusal(
-                node or next(iter(graph.nodes)),
-                "forward goes another way with a tensor than in its trace: it calls "
-                f"{expected or 'nothing more'}, the trace {found or 'nothing more'}",
-                remedy=_REMEDY,
-            )
+            return Other(expected, found, node or next(iter(graph.nodes)))
+    return None
 
 
 def _call(model: nn.Module, inputs: Mapping[str, Any]) -> None:
@@ -136,6 +156,14 @@ def _function(node: fx.Node, model: nn.Module) -> Callable[..., Any]:
     return Method(target) if node.op == "call_method" else target
 
 
+def _contents(tensor: Tensor) -> str:
+    """A tensor as an argument: of a constant, what is in it, if that is not much."""
+    known = isinstance(tensor, FakeTensor) or tensor.is_meta or tensor.is_inference()
+    if known or tensor.numel() > _FEW or tensor.layout is not torch.strided:
+        return "Tensor"
+    return f"Tensor {tensor.detach().cpu().tolist()}"
+
+
 def _name(function: Any) -> str:
     return getattr(function, "__name__", "")
 
@@ -158,7 +186,8 @@ class Listener(TorchFunctionMode):
 
     def hear(self, run: Callable[[], None]) -> list[Heard]:
         self.calls = []
-        with keeping_attributes(self.model), keeping_generators(), quiet_failures(), self:
+        keeping = (keeping_attributes(self.model), keeping_generators(self.model))
+        with keeping[0], keeping[1], quiet_failures(), self:
             run()
         return self.calls
 
@@ -200,7 +229,7 @@ class Listener(TorchFunctionMode):
 
     def _argument(self, argument: Any) -> str:
         if isinstance(argument, Tensor):
-            return self._state.get(id(argument), "Tensor")
+            return self._state.get(id(argument)) or _contents(argument)
         return repr(argument) if type(argument) in _PLAIN else type(argument).__name__
 
     def _is_heard(self, tensor: Tensor) -> bool:

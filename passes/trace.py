@@ -25,6 +25,7 @@ from fxscale.passes.carried_state import first_difference, refusing_carried_stat
 from fxscale.passes.compiled_functions import running_as_written
 from fxscale.passes.custom_functions import keeping_custom_functions
 from fxscale.passes.feature_maps import FeatureMapMode
+from fxscale.passes.gradient_mode import check_without_gradients, noting_questions
 from fxscale.passes.inputs import InputSpec
 from fxscale.passes.merge import merge
 from fxscale.passes.proxies import VALUE
@@ -33,7 +34,7 @@ from fxscale.passes.randomness import Watch, refusing_draws
 from fxscale.passes.refusal import failing_line, module_path, refusal
 from fxscale.passes.replay import Listener, check_replay
 from fxscale.passes.skeleton import share_tensors
-from fxscale.passes.tracer import Decision, ValueTracer
+from fxscale.passes.tracer import Decision, ValueTracer, refuse_making
 from fxscale.passes.training_flags import find_training_flags
 from fxscale.passes.with_blocks import recording_with_blocks
 from fxscale.passes.wrapped_functions import entering_wrapped_functions
@@ -104,16 +105,19 @@ def trace(
         return *traced, own
 
     graphs, decisions, calls, own_modes = {}, {}, {}, {}
+    asks: dict[bool, bool] = {}
     read: list[torch.Tensor] = []
     with answering_as_tensors(skeleton):
         with (
             answering_for_values(skeleton, lambda proxy: proxy.node.meta[VALUE]),
             noting_assignments() as assigned,
+            noting_questions() as askers,
         ):
             for mode in (TRAIN, EVAL):
                 graphs[mode], tracer, own_modes[mode] = in_mode(mode, assigned)
                 decisions[mode], calls[mode] = tracer.decisions, tracer.record.calls
                 read += _read(graphs[mode], tracer)
+                asks[mode] = bool(askers) or tracer.asks_for_gradients
             traces = list(graphs.items())
             refuse_lost(
                 list(assigned),
@@ -124,6 +128,8 @@ def trace(
         for mode, graph in graphs.items():
             skeleton.train(mode)
             check_replay(graph, known | constants, listener)
+            if asks[mode]:
+                check_without_gradients(graph, known | constants, listener)
             use_first_names(graph.nodes)
     flags = find_training_flags(calls, own_modes)
     flags.read()
@@ -149,8 +155,13 @@ def trace(
 
 def _read(graph: fx.Graph, tracer: ValueTracer) -> Iterator[torch.Tensor]:
     """The tensors of the model that a graph reads; equal ones may go by one name."""
-    names = {str(node.target) for node in graph.nodes if node.op == "get_attr" and node.users}
-    yield from (operator.attrgetter(name)(tracer.root) for name in names)
+    nodes = {str(node.target): node for node in graph.nodes if node.op == "get_attr" and node.users}
+    names = nodes.keys()
+    for name, node in nodes.items():
+        try:
+            yield operator.attrgetter(name)(tracer.root)
+        except AttributeError:
+            raise refuse_making(node, name) from None
     attributes = tracer.tensor_attrs.items()
     yield from (t for t, name in attributes if name in names and isinstance(t, torch.Tensor))
 

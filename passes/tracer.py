@@ -30,7 +30,7 @@ from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from fxscale.contexts import AutocastState
-from fxscale.errors import first_line
+from fxscale.errors import UnsupportedModelError, first_line
 from fxscale.passes.calls import CallRecord
 from fxscale.passes.evaluate import evaluate_node
 from fxscale.passes.feature_maps import FeatureMapMode
@@ -67,6 +67,14 @@ _ENTERED = (ParametrizationList, _WeightNorm)
 _WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
 
 
+def refuse_making(node: fx.Node, name: str) -> UnsupportedModelError:
+    return refusal(
+        node,
+        f"forward makes {name!r} itself, of which the model knows nothing",
+        remedy="make it in __init__, or call the model once on a batch of images if that makes it",
+    )
+
+
 class ValueTracer(fx.Tracer):
     """Traces a module at the sizes of `inputs` (fake tensors), computing every node's value.
 
@@ -99,6 +107,7 @@ class ValueTracer(fx.Tracer):
         self._made: set[str] = set()
         self._versions: dict[int, tuple[torch.Tensor, int]] = {}
         self.autocast: list[AutocastState] = []
+        self.asks_for_gradients = False
 
     def record_call(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """A node for a call made by the code that is traced, not by a node that is computed."""
@@ -188,7 +197,8 @@ class ValueTracer(fx.Tracer):
         except NameError:
             if isinstance(m, nn.Sequential):  # a piece, as `layers[:3]`, is nowhere in the model
                 return forward(*args, **kwargs)
-            raise
+            last = next(iter(reversed(self.graph.nodes)))
+            raise refuse_making(last, type(m).__name__) from None
         if self.is_leaf_module(m, path):
             return super().call_module(m, forward, args, kwargs)
         with self.record.entering(path, with_nodes((args, kwargs))) as call:

@@ -277,6 +277,14 @@ PAIRS: dict[str, tuple[Build, Build]] = {
         body(lambda m, x: (x.register_hook(print), x)[1]),
         body(lambda m, x: x),
     ),
+    "forward goes another way where no gradients are recorded": (
+        body(lambda m, x: 2 * x if torch.is_grad_enabled() else x),
+        body(lambda m, x: 2 * x if m.training else x),
+    ),
+    "forward makes … itself, of which the model knows nothing": (
+        body(lambda m, x: nn.Conv2d(4, 4, 3)(x)),
+        body(lambda m, x: m.next(x), next=nn.Conv2d(4, 4, 3)),
+    ),
     "the trace cannot be run: …": (
         body(lambda m, x: x + torch.autograd.grad(x.sum(), x)[0]),
         body(lambda m, x: x + 1),

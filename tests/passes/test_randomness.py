@@ -110,3 +110,12 @@ def test_what_a_gpu_would_draw_once_and_for_all_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="draws random numbers that its graph"):
         fxscale.downscale(model, 8, target_size=12)
     assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+def test_generators_of_the_model_itself_are_looked_at() -> None:
+    model = Around(lambda m, x: x * torch.rand(4, 1, 1, generator=m.generator))
+    model.generator = torch.Generator().manual_seed(0)
+    before = model.generator.get_state()
+    with pytest.raises(UnsupportedModelError, match="draws random numbers"):
+        fxscale.downscale(model, 8, target_size=12)
+    assert torch.equal(model.generator.get_state(), before)

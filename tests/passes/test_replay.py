@@ -143,3 +143,11 @@ def test_the_model_is_called_once_a_mode(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(replay, "_call", lambda m, x: (calls.append(m.training), original(m, x)))
     traced(Around(lambda m, x: x))
     assert calls == [True, False]
+
+
+def test_constants_are_compared_by_what_is_in_them() -> None:
+    """A generator that nobody knows of: each call has another tensor of the same shape."""
+    generator = torch.Generator().manual_seed(0)
+    model = Around(lambda m, x: x * torch.rand(4, 1, 1, generator=generator))
+    with pytest.raises(UnsupportedModelError, match="forward goes another way"):
+        fxscale.downscale(model, 8, target_size=12)
