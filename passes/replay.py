@@ -141,7 +141,7 @@ def _follow(graph: fx.Graph, inputs: Mapping[str, Any], listener: Listener) -> N
             default = node.args[0] if node.args else None
             values[node] = inputs.get(str(node.target), default)
         elif node.op == "get_attr":
-            values[node] = operator.attrgetter(str(node.target))(model)
+            values[node] = listener.constant(operator.attrgetter(str(node.target))(model))
         else:
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
             with autocast_of(node):
@@ -190,6 +190,11 @@ class Listener(TorchFunctionMode):
         with keeping[0], keeping[1], quiet_failures(), self:
             run()
         return self.calls
+
+    def constant(self, value: Any) -> Any:
+        """A constant of the graph as every call of the model makes it: nothing written into it."""
+        real = isinstance(value, Tensor) and not isinstance(value, FakeTensor)
+        return value.clone() if real and id(value) not in self._state else value
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
