@@ -141,11 +141,13 @@ def calm(network: nn.Module, size: Sequence[int]) -> None:
     Before the sum of a residual block, half the weight is half of what the block adds. Elsewhere
     the next normalisation takes the factor out again.
     """
-    images = torch.randn(image_shape(network, 2, size))
-    feed = real_images([Input("images", tuple(images.shape), images.dtype)])
-    feed = feed or Feed("random", (images,))
+    images = torch.randn(image_shape(network, 7, size))
+    digits = real_images([Input("images", tuple(images.shape), images.dtype)])
+    feeds = [Feed("random", (images,)), *([] if digits is None else [digits])]
     for _ in range(HALVINGS):
-        if F16_OVER_F32 * max(Reference(network).roundings(feed)) <= TOLD_APART:
+        reference = Reference(network)
+        rounding = max(max(reference.roundings(feed)) for feed in feeds)
+        if F16_OVER_F32 * rounding <= TOLD_APART:
             return
         with torch.no_grad():
             for module in network.modules():
