@@ -143,10 +143,8 @@ def _summary(plan: ScalePlan) -> Table:
     convolved = {conv.weight for conv in plan.convs}
     for entry in plan.state:
         if entry.kind == "unflattened" and entry.key not in convolved:
-            before, after = (
-                f"({', '.join(map(str, view[:-1]))})"
-                for view in (entry.target_view, entry.pretrain_view)
-            )
+            views = (entry.target_view, entry.pretrain_view)
+            before, after = (_interface(view[0], view[1:-1]) for view in views)
             add("made map", Text(f"{entry.key.removesuffix('.weight')}: {before} -> {after}"))
     add("pad operators", Text(_counted(plan.pad_operators)))
     add("largest drift", Text(_drift(plan)))

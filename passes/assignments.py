@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from fxscale.passes.in_place import changes_in_place, sharing
 from fxscale.passes.refusal import refusal
 
-_ASSIGN_DATA: Any = Tensor.data.__set__  # type: ignore[attr-defined]  # a property, to torch
+_ASSIGN_DATA: Any = Tensor.data.__set__  # type: ignore[attr-defined]  # a Tensor, to torch's stubs
 _REMEDY = "write in place, which the graph holds: self.mean.copy_(new), weight.data.mul_(mask)"
 
 
@@ -57,11 +57,11 @@ def noting_assignments() -> Iterator[list[Assigned]]:
                 found.append(_assigned(self, name, before, value.node))
         original(self, name, value)
 
-    nn.Module.__setattr__ = assign  # type: ignore[method-assign]  # put back below
+    nn.Module.__setattr__ = assign  # type: ignore[method-assign]  # as fx replaces __call__; put back
     try:
         yield found
     finally:
-        nn.Module.__setattr__ = original  # type: ignore[method-assign]  # as it was
+        nn.Module.__setattr__ = original  # type: ignore[method-assign]  # what it was before
 
 
 def _is_written(tensor: Tensor, value: fx.Proxy) -> bool:

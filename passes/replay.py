@@ -33,6 +33,7 @@ from fxscale.passes.carried_state import keeping_attributes
 from fxscale.passes.evaluate import normalised, quiet_failures
 from fxscale.passes.feature_maps import FeatureMapMode, Method
 from fxscale.passes.in_place import writes
+from fxscale.passes.ops.registry import is_known
 from fxscale.passes.randomness import keeping_generators
 from fxscale.passes.refusal import failing_line, refusal
 from fxscale.passes.with_blocks import autocast_of
@@ -100,9 +101,11 @@ def first_other_call(
     """Where the calls of a graph and of its model part. Raises as `check_replay` does."""
     try:
         traced = listener.hear(lambda: _follow(graph, inputs, listener))
-    except Exception as error:  # whatever an operator raises that nobody knows
+    except Exception as error:  # of an operator that nobody knows: of others, it is a mistake here
+        if listener.node is None or is_known(listener.node):
+            raise
         raise refusal(
-            listener.node or next(iter(graph.nodes)),
+            listener.node,
             f"the trace cannot be run: {first_line(error)}",
             remedy="take the operator out of forward, or register a handler for the module that "
             "contains it with fxscale.register",

@@ -75,6 +75,12 @@ def lookup(target: Hashable) -> Registration | None:
     return found or (_REGISTRY.get(class_name(target)) if isinstance(target, type) else None)
 
 
+def is_known(node: fx.Node) -> bool:
+    """Whether a node calls a function or method that has a handler, or a layer."""
+    target = f".{node.target}" if node.op == "call_method" else node.target
+    return node.op not in ("call_function", "call_method") or lookup(target) is not None
+
+
 def registered_leaves() -> frozenset[Hashable]:
     """Functions and module classes with a handler, or their names: the tracer enters none."""
     return frozenset(
