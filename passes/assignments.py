@@ -11,15 +11,15 @@ dropped. What is left would be lost, and is refused:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
+from fxscale.errors import UnsupportedModelError
 from fxscale.passes.in_place import changes_in_place, sharing
 from fxscale.passes.refusal import refusal
 
@@ -29,7 +29,10 @@ _REMEDY = "write in place, which the graph holds: self.mean.copy_(new), weight.d
 
 @dataclass(frozen=True)
 class Assigned:
-    """The tensor `holder[key]` of the model, its `name`, and the `node` assigned in its place."""
+    """The tensor `holder[key]` of the model, its `name`, and the `node` assigned in its place.
+
+    Where there was no tensor, `before` is zeros in its place.
+    """
 
     before: Tensor
     node: fx.Node
@@ -51,7 +54,7 @@ def noting_assignments() -> Iterator[list[Assigned]]:
             written = before is not None and _is_written(before, value)
             if isinstance(before, nn.Parameter):
                 if not written:
-                    raise _refusal(value.node, f"{type(self).__name__}.{name}")
+                    raise lost(value.node, f"{type(self).__name__}.{name}")
                 return
             if before is not None and not written:
                 found.append(_assigned(self, name, before, value.node))
@@ -93,42 +96,14 @@ def _tensor(module: nn.Module, name: str) -> Tensor | None:
     return None
 
 
-def refuse_lost(
-    assigned: Sequence[Assigned], read: Iterable[Tensor], differs: Callable[[], bool]
-) -> None:
-    """Raise `UnsupportedModelError` if one is part of the state, or is read by a call.
-
-    `read` are the tensors that the graphs read as they are. Others are computed with in Python:
-    `differs` tells whether another trace comes out differently.
-    """
-    known = set(map(id, read))
-    for one in assigned:
-        if one.persistent or id(one.before) in known:
-            raise _refusal(one.node, one.name)
-    if assigned and _with_other_contents(assigned, differs):
-        raise _refusal(assigned[0].node, ", ".join(sorted({one.name for one in assigned})))
-
-
-def _with_other_contents(assigned: Iterable[Assigned], differs: Callable[[], bool]) -> bool:
-    tensors = {(id(one.holder), one.key): one for one in assigned}.values()
-    try:
-        for one in tensors:
-            truth = one.before.dtype == torch.bool
-            one.holder[one.key] = ~one.before if truth else one.before.nan_to_num() + 1
-        return differs()
-    finally:
-        for one in tensors:
-            one.holder[one.key] = one.before
-
-
 def refuse_lost_data(proxy: fx.Proxy, name: str, value: Any) -> None:
     """Raise `UnsupportedModelError` unless an operator has written `value` into the tensor."""
     written = isinstance(value, fx.Proxy) and changes_in_place(value.node)
     if name != "data" or not written or proxy.node not in sharing(value.node):
-        raise _refusal(proxy.node, f"{proxy.node.name}.{name}")
+        raise lost(proxy.node, f"{proxy.node.name}.{name}")
 
 
-def _refusal(node: fx.Node, name: str) -> Exception:
+def lost(node: fx.Node, name: str) -> UnsupportedModelError:
     return refusal(
         node, f"forward assigns to {name}, which the next call would not find", remedy=_REMEDY
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 from torch import fx, nn
 
-from fxscale.passes.assignments import Assigned
+from fxscale.passes.assignments import Assigned, lost
 from fxscale.passes.origins import Origin, origin_of
 from fxscale.passes.proxies import VALUE
 from fxscale.passes.refusal import refusal
@@ -53,14 +53,17 @@ def refusing_carried_state(
 ) -> tuple[fx.Graph, Rest]:
     """Trace `model`, and leave its attributes as they are.
 
-    The tensors in lists and tables that were replaced are added to those `assigned`. Raises
-    `UnsupportedModelError` where the graph depends on what a call leaves in attributes.
+    The tensors in lists and tables that were replaced, and those that are new anywhere, are added
+    to those `assigned`, which the other mode may read. Raises `UnsupportedModelError` where the
+    graph depends on what a call leaves in attributes.
     """
     before = _Attributes(model)
     try:
         result = trace()
-        left = [*before.changed(), *before.remembered(result[0])]
-        assigned += before.replaced()
+        remembered = list(before.remembered(result[0]))
+        maps = (Left(one.holder, one.key, one.before, one.name) for one in remembered)
+        left = [*before.changed(), *maps]
+        assigned += [*before.replaced(), *remembered]
         found = len(assigned)
         for larger in (False, True) if left else ():
             before.restore()
@@ -81,6 +84,33 @@ def keeping_attributes(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         before.restore()
+
+
+def refuse_lost(
+    model: nn.Module,
+    assigned: Sequence[Assigned],
+    read: Iterable[torch.Tensor],
+    differs: Callable[[], bool],
+) -> None:
+    """Raise `UnsupportedModelError` if one is part of the state, or is read by a call of any mode.
+
+    `read` are the tensors that the graphs read as they are. Others are computed with in Python:
+    `differs` tells whether another trace of either mode comes out differently.
+    """
+    known = set(map(id, read))
+    for one in assigned:
+        if one.persistent or id(one.before) in known:
+            raise lost(one.node, one.name)
+    if not assigned:
+        return
+    with keeping_attributes(model):
+        for place in {(id(one.holder), one.key): one for one in assigned}.values():
+            truth = place.before.dtype == torch.bool
+            other = ~place.before if truth else place.before.nan_to_num() + 1
+            Left(place.holder, place.key, other, place.name).write(larger=False)
+        changed = differs()
+    if changed:
+        raise lost(assigned[0].node, ", ".join(sorted({one.name for one in assigned})))
 
 
 def first_difference(graph: fx.Graph, again: fx.Graph) -> fx.Node | None:
@@ -128,7 +158,7 @@ class _Attributes:
             if _differs(now, known):
                 yield Left(container, key, now, name)
 
-    def remembered(self, graph: fx.Graph) -> Iterator[Left]:
+    def remembered(self, graph: fx.Graph) -> Iterator[Assigned]:
         """What was computed from images and put where no tensor was: zeros stand for it."""
         origins: dict[fx.Node, Origin] = {}
         for node in graph.nodes:
@@ -141,7 +171,7 @@ class _Attributes:
                 value = now.node.meta[VALUE]
                 if isinstance(value, torch.Tensor) and origins.get(now.node) is Origin.IMAGE:
                     zeros = torch.zeros(value.shape, dtype=value.dtype, device=value.device)
-                    yield Left(holder, key, zeros, f"{name}.{key}")
+                    yield Assigned(zeros, now.node, f"{name}.{key}", holder, key)
 
     def _holders(self) -> Iterator[tuple[Any, dict[Any, Any], str]]:
         """Attributes, lists and tables, each with what was in it before."""

@@ -20,8 +20,12 @@ from torch.utils._pytree import tree_leaves
 from fxscale.errors import FxscaleError, UnsupportedModelError, first_line
 from fxscale.modes import EVAL, TRAIN, Modes
 from fxscale.passes.aliases import use_first_names
-from fxscale.passes.assignments import Assigned, noting_assignments, refuse_lost
-from fxscale.passes.carried_state import first_difference, refusing_carried_state
+from fxscale.passes.assignments import Assigned, noting_assignments
+from fxscale.passes.carried_state import (
+    first_difference,
+    refuse_lost,
+    refusing_carried_state,
+)
 from fxscale.passes.compiled_functions import running_as_written
 from fxscale.passes.custom_functions import keeping_custom_functions
 from fxscale.passes.feature_maps import FeatureMapMode
@@ -120,6 +124,7 @@ def trace(
                 asks[mode] = bool(askers) or tracer.asks_for_gradients
             traces = list(graphs.items())
             refuse_lost(
+                skeleton,
                 list(assigned),
                 read,
                 lambda: any(first_difference(g, in_mode(m, [])[0]) is not None for m, g in traces),

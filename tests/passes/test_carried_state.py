@@ -193,3 +193,24 @@ def test_maps_that_are_only_left_are_dropped() -> None:
     images = torch.randn(2, 3, 12, 12)
     assert torch.equal(same(images), model(images))
     assert (model.part.map is None, model.part.maps == []) == (False, False)
+
+
+class KeptForEvaluation(nn.Module):
+    """Leaves a mean in train mode, which eval mode reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean = x.detach().mean((0, 2, 3), keepdim=True)
+            return x
+        return x if self.mean is None else x - self.mean
+
+
+def test_what_one_mode_leaves_and_the_other_reads_is_refused() -> None:
+    model = Around(lambda m, x: m.part(x), part=KeptForEvaluation())
+    with pytest.raises(UnsupportedModelError, match=r"forward assigns to KeptForEvaluation\.mean"):
+        fxscale.downscale(model, 8, target_size=12)
+    assert model.part.mean is None
