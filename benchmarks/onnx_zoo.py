@@ -151,9 +151,8 @@ def calm(network: nn.Module, size: Sequence[int]) -> None:
             return
         with torch.no_grad():
             for module in network.modules():
-                weight = getattr(module, "weight", None)
-                if type(module).__name__.startswith("BatchNorm") and weight is not None:
-                    weight.mul_(0.5)
+                if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
+                    module.weight.mul_(0.5)
         estimate(network, size)
 
 
