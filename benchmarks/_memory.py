@@ -94,12 +94,16 @@ def _measured(network: nn.Module, size: int, settings: Settings) -> float:
 
 
 def largest_batch(network: nn.Module, size: int, settings: Settings, budget: float) -> int:
-    """The most images a step of which takes no more than `budget` bytes; 0 if one is too many."""
-    return _largest(
-        lambda count: step_memory(network, size, replace(settings, batch_size=count)),
-        settings.batch_size,
-        budget,
-    )
+    """The most images a step of which takes no more than `budget` bytes; 0 if one is too many.
+
+    On CUDA in multiples of 8, which its kernels like best and which are found sooner.
+    """
+    multiple = 8 if settings.device.type == "cuda" else 1
+
+    def memory(multiples: int) -> float:
+        return step_memory(network, size, replace(settings, batch_size=multiple * multiples))
+
+    return multiple * _largest(memory, max(1, settings.batch_size // multiple), budget)
 
 
 def _largest(memory: Callable[[int], float], start: int, budget: float) -> int:

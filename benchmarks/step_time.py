@@ -5,18 +5,17 @@
 
 One step is forward, backward and optimizer (SGD with momentum) on the same images each time. With
 `--loop` it is the mean step of a short epoch as `fxscale train` runs it, on synthetic images or a
-folder of files, with loading and augmentation. The networks take turns in one process, step by step
-or epoch by epoch; the table gives medians and ratios. *Progressive resizing* is the unchanged
-target network on the pre-train network's small images; a network with a fully connected interface
-of fixed size cannot do that, and the table has a dash. *MAC ratio* is that of the
-multiply-accumulates of target and pre-train network, the speed-up if arithmetic were all, and the
-column after it the share of it that was reached. Memory is that of one step, as a share of the
-target's. The second table has the batch sizes at which all three take the memory of the target's
-step, and the throughput then. `--memory step` leaves it out and `--memory
-none` both, where every size that is tried has to be compiled first. With `--graphed` the steps are
-replayed from CUDA graphs, so that the device never waits for Python: of a network whose kernels are
-short, a step by itself takes as long as it takes to launch them. Results are written after every
-model.
+folder of files, with loading and augmentation, or on one batch without. The networks take turns in
+one process, step by step or epoch by epoch; the table gives medians and ratios. *Progressive
+resizing* is the unchanged target network on the pre-train network's small images; a network with a
+fully connected interface of fixed size cannot do that, and the table has a dash. *MAC ratio* is
+that of the multiply-accumulates of target and pre-train network, the speed-up if arithmetic were
+all, and the column after it the share of it that was reached. Memory is that of one step, as a
+share of the target's. The second table has the batch sizes at which all three take the memory of
+the target's step, and the throughput then. `--memory step` leaves it out and `--memory none` both,
+where every size that is tried has to be compiled first. With `--graphed` the steps are replayed
+from CUDA graphs, so that the device never waits for Python: of a network whose kernels are short, a
+step by itself takes as long as it takes to launch them. Results are written after every model.
 """
 
 from __future__ import annotations
@@ -49,6 +48,7 @@ SIZES = {
     "torchvision/vgg16": (224, 160),
     "torchvision/resnet50": (224, 160),
 }
+ONE_BATCH = "one-batch"
 MemoryFigures = Literal["equal", "step", "none"]
 
 
@@ -143,11 +143,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
     loops, title = None, "One training step"
     if options.loop:
-        source = open_source(options.data)
+        source = None if options.data == ONE_BATCH else open_source(options.data)
         loops = Loops(source, options.loop_steps, options.workers, settings)
         title = "One training step of the whole loop"
+        images = f"{source.name}, {len(source.train)} to train on" if source else "one batch"
         facts |= {
-            "images": f"{source.name}, {len(source.train)} to train on",
+            "images": images,
             "workers": str(options.workers),
             "steps a round": str(options.loop_steps),
         }
@@ -204,7 +205,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, help="CPU threads; torch's default if not given")
     parser.add_argument("--repeats", type=int, default=15, help="rounds counted")
     parser.add_argument("--loop", action="store_true", help="time loops in place of steps")
-    parser.add_argument("--data", default="synthetic", help="of --loop: a folder, or synthetic")
+    parser.add_argument(
+        "--data",
+        default="synthetic",
+        help=f"of --loop: a folder, synthetic, or {ONE_BATCH}, which is not loaded",
+    )
     parser.add_argument("--workers", type=int, default=0, help="of --loop: loader processes")
     parser.add_argument("--loop-steps", type=int, default=20, help="of --loop: steps an epoch")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder")

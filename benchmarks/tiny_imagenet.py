@@ -302,7 +302,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... (default 3)")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--milestones", type=int, nargs="+", default=[7, 10])
-    parser.add_argument("--transitions", type=int, nargs="+", default=[5, 6, 9])
+    parser.add_argument("--transitions", type=int, nargs="*", default=[5, 6, 9])
     parser.add_argument(
         "--progressive-at",
         type=int,

@@ -49,10 +49,12 @@ def change_phase(
     started = now(fabric)
     if network is phase.network:
         entered = replace(phase, number=number, size=settings.size(number))
-        if settings.compile:
-            torch.compiler.reset()  # or the same code at another size is compiled for any size
     else:
         entered = _enlarged(phase, number, network, fabric, settings)
+    if settings.compile:
+        # Or the same code at another size is compiled for any size, and the CUDA graphs of the
+        # network before keep their memory.
+        torch.compiler.reset()
     mapped = now(fabric)
 
     def batches() -> Iterator[Tensor]:

@@ -76,16 +76,19 @@ def _leave() -> None:
 
 @contextmanager
 def reproducible(settings: Settings) -> Iterator[None]:
-    """Seeds torch and, if asked for, allows deterministic algorithms alone; restores both."""
+    """Seeds torch and, if asked for, allows deterministic algorithms alone; restores both.
+
+    If not, cuDNN tries its kernels and keeps the fastest: a phase's batches are of one shape.
+    """
     was, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         try:
+            torch.backends.cudnn.benchmark = not settings.deterministic
             if settings.deterministic:
                 # cuBLAS reads this when it is first used.
                 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
                 torch.use_deterministic_algorithms(True)
-                torch.backends.cudnn.benchmark = False
             yield
         finally:
             torch.use_deterministic_algorithms(was)

@@ -78,8 +78,8 @@ class Settings:
 
     **Computation**
 
-    - `precision`: `"fp32"` or `"bf16"` (mixed). `channels_last`, `compile`: memory format,
-      `torch.compile`.
+    - `precision`: `"fp32"` or `"bf16"` (mixed). `channels_last`: memory format. `compile`:
+      `torch.compile`; on one GPU, unless gradients are accumulated, with CUDA graphs.
     - `sync_batchnorm`: BatchNorm normalises over the images of all processes (`nn.SyncBatchNorm`);
       several processes need GPUs for it.
     - `seed`: of initial weights, order, augmentation and dropout. `deterministic`: only

@@ -126,6 +126,13 @@ def test_loops_over_files(tmp_path: Path, run: Run) -> None:
     assert "# One training step of the whole loop" in printed
 
 
+def test_loops_without_loading(run: Run) -> None:
+    content, _ = run("--loop", "--data", "one-batch", "--loop-steps", "2")
+
+    assert content["settings"]["images"] == "one batch"
+    assert min(content["steps"][0]["seconds"].values()) > 0
+
+
 def test_a_loop_needs_as_many_images_as_it_has_steps(tmp_path: Path) -> None:
     loops = Loops(open_source(str(write_images(tmp_path))), 9, 0, CPU)
 

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,9 @@ from torch import Tensor, nn
 import fxscale
 from fxscale.errors import CheckpointError, DataError, DivergenceError, FxscaleError
 from fxscale.training import change
+from fxscale.training.devices import reproducible
 from fxscale.training.observers import TrainingObserver
+from fxscale.training.phase import compile_mode
 from fxscale.training.progress import EpochResult, PhaseChange
 from fxscale.training.randomness import ORDER, derive
 from fxscale.training.run import TrainingResult, train
@@ -255,6 +258,14 @@ def test_the_callers_random_state_is_left_alone(tmp_path: Path) -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_cudnn_tries_its_kernels(deterministic: bool) -> None:
+    before = torch.backends.cudnn.benchmark
+    with reproducible(settings(deterministic=deterministic)):
+        assert torch.backends.cudnn.benchmark is not deterministic
+    assert torch.backends.cudnn.benchmark is before
+
+
 def test_the_target_alone_and_the_pretrain_network_alone(tmp_path: Path) -> None:
     target = run(tmp_path / "target", epochs=1, milestones=(), pretrain_sizes=())
     assert [e.size for e in target.epochs] == [24]
@@ -352,11 +363,11 @@ def test_networks_and_data_that_do_not_fit(tmp_path: Path) -> None:
         run(tmp_path / "b", batch_size=128)
 
 
-def assert_trains_as_uncompiled(output: Path) -> None:
+def assert_trains_as_uncompiled(output: Path, accelerator: str = "cpu") -> None:
     options: dict[str, Any] = {
         "source": source(),
         "factory": lambda classes: Tiny(classes, dropout=0.0),  # compiled, it draws differently
-        "accelerator": "cpu",
+        "accelerator": accelerator,
     }
     changes = {"epochs": 2, "milestones": (), "resize_at": "1", "average": 0.5}
     plain = train(settings(**changes), output / "plain", **options)
@@ -417,6 +428,38 @@ def test_what_compiling_costs_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.nightly
 def test_compiled_networks_to_the_end(tmp_path: Path) -> None:
     assert_trains_as_uncompiled(tmp_path)
+
+
+@pytest.mark.gpu
+def test_compiled_networks_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From CUDA graphs: of two networks forward, backward, and an evaluation of each batch."""
+    recorded = []
+    record = torch.cuda.CUDAGraph.capture_begin
+
+    def counted(graph: torch.cuda.CUDAGraph, *args: Any, **options: Any) -> None:
+        recorded.append(graph)
+        record(graph, *args, **options)
+
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "capture_begin", counted)
+    assert_trains_as_uncompiled(tmp_path, "cuda")
+    assert len(recorded) >= 2 * (2 + 2)
+
+
+@pytest.mark.parametrize(
+    ("device", "processes", "accumulate", "expected"),
+    [
+        ("cuda", 1, 1, "reduce-overhead"),
+        ("cuda", 1, 2, "default"),
+        ("cuda", 2, 1, "default"),
+        ("cpu", 1, 1, "default"),
+    ],
+)
+def test_cuda_graphs_on_one_gpu(
+    device: str, processes: int, accumulate: int, expected: str
+) -> None:
+    fabric: Any = SimpleNamespace(device=torch.device(device), world_size=processes)
+
+    assert compile_mode(fabric, settings(accumulate=accumulate)) == expected
 
 
 def test_metrics(tmp_path: Path) -> None:
