@@ -431,6 +431,7 @@ def test_compiled_networks_to_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores", "ignore:The CUDA Graph is empty")
 def test_compiled_networks_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From CUDA graphs: of two networks forward, backward, and an evaluation of each batch."""
     recorded = []
