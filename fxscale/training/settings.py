@@ -38,6 +38,9 @@ class Interval:
 class Settings:
     """One training run. Two runs of equal settings, data and machine give equal results.
 
+    On a GPU they do with `deterministic` alone: kernels are chosen by their speed, and some add in
+    any order.
+
     **Networks and images**
 
     - `model`: a name as `fxscale.models.create` takes it.
