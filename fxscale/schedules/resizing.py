@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 from fxscale.errors import FxscaleError
@@ -65,14 +66,25 @@ class At:
         return state.position >= self.epochs[state.transition]
 
 
+EARLY = 0.2
+"""Share of the epochs before the last transition that small kernels get, if images grow last."""
+
+
 @dataclass(frozen=True)
 class BeforeDrop:
     """`lead` epochs before the learning rate first drops (section 5.1): what `auto` means.
 
     Of several transitions this is the last; the others share the epochs before it evenly.
+
+    **Attributes:**
+
+    - `kernels`: how many transitions, the first ones, enlarge kernels where the others enlarge
+      images alone. They share the first fifth of the epochs: small kernels are as good as the
+      target's at first, small images until the drop (`docs/experiments.md`).
     """
 
     lead: int = 2
+    kernels: int = 0
 
     def check(self, rules: LearningRules, transitions: int) -> None:
         drop = rules.first_drop
@@ -81,7 +93,8 @@ class BeforeDrop:
                 "the learning rate never drops, so there is no epoch to resize before: give the "
                 "epoch to resize at"
             )
-        if self.lead < 0 or drop - self.lead < transitions:
+        ends = self._ends(drop - self.lead, transitions)
+        if self.lead < 0 or not all(a < b for a, b in pairwise((0, *ends))):
             raise FxscaleError(
                 f"the learning rate first drops after {drop} epochs: {transitions} transitions, "
                 f"the last {self.lead} epochs before the drop, leave a network without an epoch. "
@@ -90,8 +103,18 @@ class BeforeDrop:
 
     def due(self, rules: LearningRules, state: Progress) -> bool:
         assert rules.first_drop is not None  # checked
-        last = rules.first_drop - self.lead
-        return state.position >= round(last * (state.transition + 1) / state.transitions)
+        ends = self._ends(rules.first_drop - self.lead, state.transitions)
+        return state.position >= ends[state.transition]
+
+    def _ends(self, last: int, transitions: int) -> list[int]:
+        """Completed epochs at each transition."""
+        kernels = self.kernels if self.kernels < transitions else 0
+        early = max(kernels, round(EARLY * last)) if kernels else 0
+        images = transitions - kernels
+        return [
+            *(round(early * (n + 1) / kernels) for n in range(kernels)),
+            *(early + round((last - early) * (n + 1) / images) for n in range(images)),
+        ]
 
 
 AUTO = BeforeDrop()
@@ -154,12 +177,18 @@ class Never:
         return False
 
 
-def parse_resize_rule(text: str) -> ResizeRule:
+def parse_resize_rule(text: str, *, kernels: int = 0) -> ResizeRule:
     """`"29"`, `"20,29"`, `"auto"`, `"plateau"` or `"never"` as a rule.
+
+    `kernels`: as for `BeforeDrop`.
 
     **Raises:** `FxscaleError` for anything else.
     """
-    named: dict[str, ResizeRule] = {"auto": AUTO, "plateau": OnPlateau(), "never": Never()}
+    named: dict[str, ResizeRule] = {
+        "auto": BeforeDrop(kernels=kernels),
+        "plateau": OnPlateau(),
+        "never": Never(),
+    }
     if text in named:
         return named[text]
     try:

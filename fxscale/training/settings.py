@@ -59,7 +59,9 @@ class Settings:
     - `preset`: `"overfeat"` or `"resnet34"`, the paper's learning rules, in place of `epochs`,
       `learning_rate`, `milestones`, `gamma` and `weight_decay`.
     - `milestones`: completed epochs after which the learning rate is multiplied by `gamma`.
-    - `resize_at`: completed epochs before each transition (`"28"`, `"10,28"`), `"auto"`,
+    - `resize_at`: completed epochs before each transition (`"28"`, `"10,28"`), `"auto"` (the last one
+      two before the first drop; pre-train networks get the first fifth of the epochs before it
+      where the target trains on small images next),
       `"plateau"` or `"never"`, see `fxscale.schedules`.
     - `warmup_after_resize`: epochs, fractions too, over which the learning rate rises linearly
       after each transition, step by step; 0: none.
@@ -175,7 +177,7 @@ class Settings:
         return Schedule(
             rules,
             len(self.sizes),
-            parse_resize_rule(self.resize_at),
+            parse_resize_rule(self.resize_at, kernels=len(self.pretrain_sizes)),
             ExtraTraining(self.extra_training) if self.extra_training else None,
             self.warmup_after_resize,
             self.raised_epochs,

@@ -38,6 +38,25 @@ def test_before_the_first_drop() -> None:
     assert resized_after(BeforeDrop(), RISING, phases=4) == [2, 4, 6]
 
 
+def test_kernels_grow_first() -> None:
+    """In the first fifth, at least an epoch each; then images, evenly."""
+    assert resized_after(BeforeDrop(kernels=1), RISING, phases=3) == [1, 6]
+    assert resized_after(BeforeDrop(kernels=2), RISING, phases=4) == [1, 2, 6]
+    assert resized_after(BeforeDrop(kernels=1), RISING, phases=4) == [1, 3, 6]
+    imagenet = LearningRules.drops(90, 0.1, (30, 60))
+    schedule = Schedule(imagenet, 3, BeforeDrop(kernels=1))
+    phases = []
+    while epoch := schedule.next_epoch([0.5] * len(phases)):
+        phases.append(epoch.phase)
+    assert (phases.count(0), phases.count(1), phases.count(2)) == (6, 22, 62)
+
+
+@pytest.mark.parametrize("kernels", [1, 2])
+def test_where_all_transitions_enlarge_kernels_they_are_even(kernels: int) -> None:
+    even = resized_after(BeforeDrop(), RISING, phases=kernels + 1)
+    assert resized_after(BeforeDrop(kernels=kernels), RISING, phases=kernels + 1) == even
+
+
 def test_on_a_plateau() -> None:
     # Best after epoch 3; two epochs without a better one.
     assert resized_after(OnPlateau(), [0.1, 0.2, 0.3, 0.25, 0.3, 0.9, 0.9]) == [5]
@@ -66,6 +85,7 @@ def test_words() -> None:
     assert parse_resize_rule("29") == At((29,))
     assert parse_resize_rule("20,29") == At((20, 29))
     assert parse_resize_rule("auto") == BeforeDrop()
+    assert parse_resize_rule("auto", kernels=2) == BeforeDrop(kernels=2)
     assert parse_resize_rule("plateau") == OnPlateau()
     assert parse_resize_rule("never") == Never()
     with pytest.raises(FxscaleError, match="'soon' does not say when to resize: write epochs"):
@@ -80,6 +100,7 @@ def test_words() -> None:
         (At((0,)), 2, "must lie between 1 and 11"),
         (At((12,)), 2, "must lie between 1 and 11"),
         (BeforeDrop(lead=8), 2, "leave a network without an epoch"),
+        (BeforeDrop(lead=6, kernels=2), 4, "leave a network without an epoch"),
         (BeforeDrop(lead=-1), 2, "the learning rate first drops after 8 epochs"),
         (OnPlateau(patience=0), 2, "a patience of at least 1 epoch"),
         (OnPlateau(latest=12), 2, "must come after 1 to 11 epochs at the latest; found 12"),
