@@ -59,9 +59,9 @@ class Settings:
     - `preset`: `"overfeat"` or `"resnet34"`, the paper's learning rules, in place of `epochs`,
       `learning_rate`, `milestones`, `gamma` and `weight_decay`.
     - `milestones`: completed epochs after which the learning rate is multiplied by `gamma`.
-    - `resize_at`: completed epochs before each transition (`"28"`, `"10,28"`), `"auto"` (the last one
-      two before the first drop; pre-train networks get the first fifth of the epochs before it
-      where the target trains on small images next),
+    - `resize_at`: completed epochs before each transition (`"28"`, `"10,28"`), `"auto"` (the last
+      one two before the first drop; pre-train networks get the first fifth of the epochs before
+      it where the target trains on small images next),
       `"plateau"` or `"never"`, see `fxscale.schedules`.
     - `warmup_after_resize`: epochs, fractions too, over which the learning rate rises linearly
       after each transition, step by step; 0: none.
