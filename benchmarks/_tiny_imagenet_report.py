@@ -39,6 +39,11 @@ class RunNames:
     def both(transition: int, enlarged: int) -> str:
         return f"resized at epoch {transition}, small images until {enlarged}"
 
+    @staticmethod
+    def ramp(transition: int, grown: int, size: int, enlarged: int) -> str:
+        before = RunNames.both(transition, grown) if transition else RunNames.progressive(grown)
+        return f"{before}, {size} px until {enlarged}"
+
 
 def report(
     runs: Sequence[Run],

@@ -21,13 +21,21 @@ from fxscale.training.settings import Precision
 class Course:
     """Until which epoch, counted from the start, a run trains on small images; 0: not at all.
 
-    The pre-train network does until `pretrain`, the target from there until `small`. All other
-    epochs are the target's on its own images.
+    The pre-train network does until `pretrain`, the target from there until `small`, from the epoch
+    that is first in `middle` on with images of the size that is second. All other epochs are the
+    target's on its own images.
     """
 
     name: str
     pretrain: int = 0
     small: int = 0
+    middle: tuple[int, int] | None = None
+
+    def enlargements(self, target_size: int) -> list[tuple[int, int]]:
+        """After which epochs the target's images grow, and to which size."""
+        if not self.small:
+            return []
+        return [*([self.middle] if self.middle else []), (self.small, target_size)]
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,11 @@ class Experiment:
         if kind == "resized":
             epochs = {course.pretrain for course in self.courses} - {self.recipe.epochs}
         else:
-            epochs = {course.small for course in self.courses if not course.pretrain}
+            epochs = {
+                course.enlargements(self.target_size)[0][0]
+                for course in self.courses
+                if course.small and not course.pretrain
+            }
         return sorted(epochs - {0})
 
     def to_dict(self) -> dict[str, Any]:

@@ -11,7 +11,8 @@ the same recipe and for equally many epochs:
 4. progressive resizing: the unchanged target network on small images, then on large ones, switched
    after the same epochs (or `--progressive-at` others), optimizer and all carried on;
 5. one after the other: for each `A,B` of `--both`, the pre-train network until epoch A, the target
-   on small images until epoch B, then on its own.
+   on small images until epoch B, then on its own; for each of `--ramps` with images of a third
+   size between them.
 
 The network is small and residual, or `--model`, by its name in the registry. Each finished run is
 one line of `OUTPUT/tiny_imagenet.jsonl` and is not run again: stop the benchmark and start it with
@@ -82,6 +83,7 @@ class Benchmark:
         print(f"seed {seed}: {course.name}", flush=True)
         experiment = self.experiment
         epochs = experiment.recipe.epochs
+        enlargements = course.enlargements(experiment.target_size)
         trainer = self.trainer(
             self.images,
             experiment.recipe,
@@ -100,14 +102,16 @@ class Benchmark:
                 changes.append(change)
             if course.small:
                 stage.phase = SMALL_PHASES["progressive"]
-                records += trainer.fit(stage, range(course.pretrain, course.small))
-        elif course.small:
-            stage, records = self.beginning(trainer, "progressive", course.small)
+        elif enlargements:
+            stage, records = self.beginning(trainer, "progressive", enlargements[0][0])
         else:
             network = experiment.network(seed)
             stage, records = trainer.stage("target", network, experiment.target_size), []
-        if course.small:
-            stage, change = trainer.enlarge(stage, size=experiment.target_size, epoch=course.small)
+        for epoch, size in enlargements:
+            records += trainer.fit(stage, range(len(records), epoch))
+            stage, change = trainer.enlarge(stage, size=size, epoch=epoch)
+            if size != experiment.target_size:
+                stage.phase = middle_phase(size)
             changes.append(change)
         records += trainer.fit(stage, range(len(records), epochs))
         self.journal.add(Run(course.name, seed, tuple(records), combined(changes)))
@@ -156,6 +160,10 @@ class Benchmark:
         return [EpochRecord(**record) for record in content["records"]]
 
 
+def middle_phase(size: int) -> str:
+    return f"{size} px"
+
+
 def combined(changes: Sequence[Change]) -> Change | None:
     """The first change, which is what an accuracy may be lost in, at the cost of all."""
     seconds = sum(change.seconds for change in changes)
@@ -189,6 +197,10 @@ def step_times(
         "small images": training_step(target, experiment.pretrain_size, settings),
         "pre-train": training_step(pretrain, experiment.pretrain_size, settings),
     }
+    for course in experiment.courses:
+        if course.middle is not None:
+            size = course.middle[1]
+            steps[middle_phase(size)] = training_step(target, size, settings)
     return alternating_medians(steps, repeats=ROUNDS, device=device)
 
 
@@ -240,13 +252,19 @@ def _experiment(options: argparse.Namespace) -> Experiment:
         Course(RunNames.TARGET),
         *(Course(RunNames.resized(e), pretrain=e) for e in sorted(options.transitions)),
         *(Course(RunNames.both(*pair), *pair) for pair in options.both),
+        *(Course(RunNames.ramp(a, b, c, d), a, d, (b, c)) for a, b, c, d in options.ramps),
         *(
             Course(RunNames.progressive(e), small=e)
             for e in sorted(options.progressive_at or options.transitions)
         ),
         Course(RunNames.PRETRAIN, pretrain=recipe.epochs),
     )
-    changes = [e for course in courses[1:-1] for e in (course.pretrain, course.small) if e]
+    changes = [
+        epoch
+        for course in courses[1:-1]
+        for epoch in (course.pretrain, course.small, *(course.middle or ())[:1])
+        if epoch
+    ]
     if not all(0 < e < recipe.epochs for e in changes):
         raise FxscaleError(
             f"transitions must lie between 1 and {recipe.epochs - 1} epochs; found {changes}"
@@ -317,6 +335,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="A,B",
         help="epochs before the transition, and before the target's own image size",
     )
+    parser.add_argument(
+        "--ramps",
+        type=_ramp,
+        nargs="+",
+        default=[],
+        metavar="A,B,PX,C",
+        help="epochs before the transition (0: without it), before images of PX pixels, and before "
+        "the target's own",
+    )
     parser.add_argument("--learning-rate", type=float, default=0.02)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--classes", type=int, default=10)
@@ -342,6 +369,18 @@ def _pair(text: str) -> tuple[int, int]:
     if not (first.isdecimal() and second.isdecimal() and int(first) < int(second)):
         raise argparse.ArgumentTypeError(f"expected two epochs like 9,22; found {text!r}")
     return int(first), int(second)
+
+
+def _ramp(text: str) -> tuple[int, int, int, int]:
+    """`A,B,PX,C`, the epochs increasing."""
+    parts = text.split(",")
+    if len(parts) == 4 and all(part.isdecimal() for part in parts):
+        first, second, size, last = map(int, parts)
+        if first < second < last:
+            return first, second, size, last
+    raise argparse.ArgumentTypeError(
+        f"expected epochs with a size before the last, like 2,8,46,11; found {text!r}"
+    )
 
 
 if __name__ == "__main__":

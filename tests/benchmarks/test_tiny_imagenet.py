@@ -88,9 +88,30 @@ def test_small_images_may_follow_the_pretrain_network(data: Path, tmp_path: Path
     assert "small images until 2 |" in (tmp_path / "tiny_imagenet.md").read_text()
 
 
-def test_small_images_come_behind_the_pretrain_network(data: Path, tmp_path: Path) -> None:
+def test_images_may_grow_twice(data: Path, tmp_path: Path) -> None:
+    epochs = ("--epochs", "4", "--transitions")
+    run_tiny_imagenet(data, tmp_path, *epochs, "--ramps", "1,2,28,3", "0,1,28,3")
+
+    runs = {run["name"]: run for run in journal(tmp_path)}
+    ramp = runs["resized at epoch 1, small images until 2, 28 px until 3"]
+    assert [(r["phase"], r["size"]) for r in ramp["records"]] == [
+        ("pre-train", 24), ("small images", 24), ("28 px", 28), ("target", 32),
+    ]  # fmt: skip
+    alone = runs["progressive resizing, epoch 1, 28 px until 3"]
+    assert [(r["phase"], r["size"]) for r in alone["records"]] == [
+        ("small images", 24), ("28 px", 28), ("28 px", 28), ("target", 32),
+    ]  # fmt: skip
+    assert ", 28 px " in (tmp_path / "tiny_imagenet.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "option", [("--both", "2,1"), ("--ramps", "2,1,28,3"), ("--ramps", "1,2,3")]
+)
+def test_small_images_come_behind_the_pretrain_network(
+    option: tuple[str, str], data: Path, tmp_path: Path
+) -> None:
     with pytest.raises(SystemExit):
-        run_tiny_imagenet(data, tmp_path, "--both", "2,1")
+        run_tiny_imagenet(data, tmp_path, *option)
 
 
 def test_any_network_of_the_registry(data: Path, tmp_path: Path) -> None:
