@@ -159,12 +159,8 @@ def _function(node: fx.Node, model: nn.Module) -> Callable[..., Any]:
     return Method(target) if node.op == "call_method" else target
 
 
-def _contents(tensor: Tensor) -> str:
-    """A tensor as an argument: of a constant, what is in it, if that is not much."""
-    known = isinstance(tensor, FakeTensor) or tensor.is_meta or tensor.is_inference()
-    if known or tensor.numel() > _FEW or tensor.layout is not torch.strided:
-        return "Tensor"
-    return f"Tensor {tensor.detach().cpu().tolist()}"
+def _has_storage(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided
 
 
 def _name(function: Any) -> str:
@@ -186,6 +182,7 @@ class Listener(TorchFunctionMode):
         self._made: list[Tensor] = []  # the fake mode forgets what nobody holds
         state = (*model.named_parameters(), *model.named_buffers())
         self._state = {id(tensor): name for name, tensor in state}
+        self._storages = {t.untyped_storage()._cdata for _, t in state if _has_storage(t)}
 
     def hear(self, run: Callable[[], None]) -> list[Heard]:
         self.calls = []
@@ -237,8 +234,18 @@ class Listener(TorchFunctionMode):
 
     def _argument(self, argument: Any) -> str:
         if isinstance(argument, Tensor):
-            return self._state.get(id(argument)) or _contents(argument)
+            return self._state.get(id(argument)) or self._contents(argument)
         return repr(argument) if type(argument) in _PLAIN else type(argument).__name__
+
+    def _contents(self, tensor: Tensor) -> str:
+        """A tensor as an argument: of a constant, what is in it, if that is not much."""
+        if isinstance(tensor, FakeTensor) or tensor.is_meta or tensor.is_inference():
+            return "Tensor"
+        if tensor.numel() > _FEW or not _has_storage(tensor):
+            return "Tensor"
+        if tensor.untyped_storage()._cdata in self._storages:
+            return "Tensor"  # a view of the state, which is fake where the graph makes it
+        return f"Tensor {tensor.detach().cpu().tolist()}"
 
     def _is_heard(self, tensor: Tensor) -> bool:
         """Integers of the state count calls, as BatchNorm's; nothing is computed from them."""

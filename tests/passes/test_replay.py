@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import Variable
 
 import fxscale
 from fxscale.errors import UnsupportedModelError
@@ -151,3 +152,21 @@ def test_constants_are_compared_by_what_is_in_them() -> None:
     model = Around(lambda m, x: x * torch.rand(4, 1, 1, generator=generator))
     with pytest.raises(UnsupportedModelError, match="forward goes another way"):
         fxscale.downscale(model, 8, target_size=12)
+
+
+@pytest.mark.parametrize(
+    "again", [lambda t: t, lambda t: Variable(t), lambda t: t.detach(), lambda t: t[:]]
+)
+def test_the_state_seen_anew_is_no_constant(again: Callable[[Tensor], Tensor]) -> None:
+    """CondenseNet selects channels by `Variable(self.index)`, which no tracer hears of."""
+
+    def body(m: Any, x: Tensor) -> Tensor:
+        return x.index_select(1, again(m.order))
+
+    def model() -> Around:
+        net = Around(body)
+        net.register_buffer("order", torch.tensor([2, 0, 3, 1]))
+        return net
+
+    small = fxscale.downscale(model(), 8, target_size=12, keep=["*"])
+    assert_same_outputs(small, model(), torch.randn(2, 3, 8, 8))
