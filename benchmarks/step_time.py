@@ -49,6 +49,7 @@ SIZES = {
     "torchvision/resnet50": (224, 160),
 }
 ONE_BATCH = "one-batch"
+BY_TRAINER = "as fxscale train --compile does"
 MemoryFigures = Literal["equal", "step", "none"]
 
 
@@ -138,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     if settings.device.type == "cuda":
         facts |= {
-            "CUDA graph": str(settings.graphed),
+            "CUDA graph": BY_TRAINER if options.loop and options.compile else str(options.graphed),
             "autotuned kernels": str(options.autotune),
         }
     loops, title = None, "One training step"
