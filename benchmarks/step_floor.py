@@ -35,7 +35,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fxscale
 from benchmarks._env import environment
-from benchmarks._step import DTYPES, Settings, accepts
+from benchmarks._step import DTYPES, Settings, compared
 from benchmarks._table import bullet_list, markdown_table, write_results
 from benchmarks._timing import alternating_medians
 from benchmarks.step_time import SIZES
@@ -159,10 +159,8 @@ def measure(name: str, settings: Settings, rates: Rates) -> dict[str, Any]:
     target_size, pretrain_size = SIZES[name]
     target = create(name)
     pretrain = fxscale.downscale(target, pretrain_size, target_size=target_size)
-    networks = {"target": (target, target_size)}
-    if accepts(target, pretrain_size, Settings(torch.device("cpu"), batch_size=1)):
-        networks["progressive"] = (target, pretrain_size)
-    networks["pretrain"] = (pretrain, pretrain_size)
+    sizes = (target_size, pretrain_size)
+    networks = compared(target, pretrain, sizes, Settings(torch.device("cpu"), batch_size=1))
     return {
         "mac_ratio": pretrain.plan.mac_ratio,
         "seconds": {
