@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import lightning_fabric  # noqa: F401  it wraps torch.compile: before a test replaces that
 import torch
 from torch import Tensor, nn
 
