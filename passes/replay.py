@@ -49,7 +49,8 @@ _UNBIND = (torch.unbind, Tensor.unbind)
 
 _REMEDY = (
     "ask with isinstance(x, torch.Tensor), and compare dtypes with ==: match and `is` see the "
-    "proxy that stands for a tensor in a trace"
+    "proxy that stands for a tensor in a trace. What changes from call to call, such as a counter "
+    "outside the model, belongs into an argument of forward"
 )
 
 
@@ -71,6 +72,13 @@ class Heard:
         name = getattr(owner if owner is not None else self.function, "__name__", self.function)
         return f"{name} of {', '.join(str(tuple(shape)) for shape, _ in self.results)}"
 
+    def beside(self, other: Heard | None) -> str:
+        """As text, with the arguments that differ where nothing else does."""
+        if other is None or str(self) != str(other):
+            return str(self)
+        pairs = zip_longest(self.arguments, other.arguments, fillvalue="nothing")
+        return f"{self} with {', '.join(mine for mine, its in pairs if mine != its)}"
+
 
 class Other(NamedTuple):
     """The first call that differs: the model's, the graph's, and the node where it is."""
@@ -87,10 +95,12 @@ def check_replay(graph: fx.Graph, inputs: Mapping[str, Any], listener: Listener)
     """
     other = first_other_call(graph, inputs, listener)
     if other is not None:
+        called, traced, node = other
         raise refusal(
-            other.node,
+            node,
             "forward goes another way with a tensor than in its trace: it calls "
-            f"{other.called or 'nothing more'}, the trace {other.traced or 'nothing more'}",
+            f"{called.beside(traced) if called else 'nothing more'}, the trace "
+            f"{traced.beside(called) if traced else 'nothing more'}",
             remedy=_REMEDY,
         )
 

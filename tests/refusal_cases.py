@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,6 +59,13 @@ def kernel(function: Callable[[Any], Tensor], *shape: int) -> Case:
     return Case(
         body(lambda m, x: m.next(x), next=Weighted(function, *shape)), remedy={"keep": NAMED}
     )
+
+
+def scripted(module: nn.Module) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates what users still have
+        compiled: nn.Module = torch.jit.script(module)
+    return compiled
 
 
 def pruned(*, for_good: bool) -> Build:
@@ -134,6 +142,10 @@ ARGUMENTS: dict[str, Case] = {
     ),
     "leaf_modules=… is not a sequence of module classes": Case(
         body(lambda m, x: x), options={"leaf_modules": ["ReLU"]}, remedy={"leaf_modules": [nn.ReLU]}
+    ),
+    "… is compiled by TorchScript, which cannot be traced": Case(
+        lambda: Around(lambda m, x: m.more(x), more=scripted(nn.Conv2d(4, 4, 1))),
+        body(lambda m, x: m.more(x), more=nn.Conv2d(4, 4, 1)),
     ),
     "… has no convolution layer, of which the channels of its images could be read": Case(
         lambda: Weighted(lambda m: 2 * m.w, 4, 3, 3, 3),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +65,19 @@ def test_the_refusal_names_both_ways_and_the_place() -> None:
     )
     assert raised.value.node == "sigmoid"
     assert "test_replay.py" in str(raised.value)
+
+
+def test_the_refusal_names_the_numbers_where_nothing_else_differs() -> None:
+    """A counter outside the model: each call has another number."""
+    calls = iter(range(100))
+    model = Around(lambda m, x: x * next(calls))
+    with pytest.raises(UnsupportedModelError) as raised:
+        fxscale.downscale(model, 8, target_size=12)
+    assert re.search(
+        r"it calls mul of \(2, 4, 12, 12\) with \d+, the trace mul of \(2, 4, 12, 12\) with 0",
+        str(raised.value),
+    )
+    assert "an argument of forward" in str(raised.value.remedy)
 
 
 def test_a_call_that_fails_where_its_trace_did_not() -> None:
