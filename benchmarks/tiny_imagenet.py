@@ -25,7 +25,7 @@ result is that of a run from the start. The tables are written whenever a run is
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -68,7 +68,7 @@ class Benchmark:
         experiment: Experiment,
         journal: Journal,
         checkpoints: Path,
-        trainer: type[Trainer] = Trainer,
+        trainer: Callable[..., Trainer] = Trainer,
     ) -> None:
         self.fabric = single_device(experiment.precision)
         self.images = images.to(self.fabric.device)
@@ -205,11 +205,11 @@ def step_times(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = _parser().parse_args(arguments)
+    options = runs_parser(__doc__).parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.backends.cudnn.benchmark = options.graphed  # its kernels are chosen once, for all steps
-    experiment = _experiment(options)
+    experiment = experiment_of(options)
     images = experiment.images(options.data)
     journal = Journal(options.output / f"{NAME}.jsonl", experiment)
     trainer = GraphedTrainer if options.graphed else Trainer
@@ -239,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"\n{text}")
 
 
-def _experiment(options: argparse.Namespace) -> Experiment:
+def experiment_of(options: argparse.Namespace) -> Experiment:
     """What was asked for, checked."""
     recipe = Recipe(
         epochs=options.epochs,
@@ -315,8 +315,9 @@ def experiment_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = experiment_parser(__doc__)
+def runs_parser(description: str | None) -> argparse.ArgumentParser:
+    """What is trained, and how; with the options of `experiment_parser`."""
+    parser = experiment_parser(description)
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... (default 3)")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--milestones", type=int, nargs="+", default=[7, 10])

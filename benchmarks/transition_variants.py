@@ -43,6 +43,7 @@ from torch import nn
 
 import fxscale
 from benchmarks._least_squares_map import least_squares
+from benchmarks._norms import with_norms
 from benchmarks._recipes import FactoredRecipe, RaisedRecipe
 from benchmarks._table import bullet_list, markdown_table, write_results
 from benchmarks._tiny_imagenet_report import RunNames
@@ -110,19 +111,6 @@ def with_least_squares(pretrain: Stage, stage: Stage) -> None:
     momenta = enlarged(plan, state | momenta, enlarge)
     for name, parameter in stage.network.named_parameters():
         stage.optimizer.state[parameter]["momentum_buffer"].copy_(momenta[name])
-
-
-def with_norms(pretrain: Stage, stage: Stage, factor: float) -> None:
-    """Kernels that were enlarged get `factor` times their norm before, and momentum to match.
-
-    For networks whose convolutions are all followed by BatchNorm, which takes the factor out again.
-    """
-    before = dict(pretrain.network.named_parameters())
-    for name, weight in stage.network.named_parameters():
-        if weight.dim() == 4 and weight.shape != before[name].shape:
-            scale = factor * before[name].detach().norm() / weight.detach().norm()
-            weight.detach().mul_(scale)
-            stage.optimizer.state[weight]["momentum_buffer"].mul_(scale)
 
 
 @dataclass(frozen=True)
