@@ -10,6 +10,9 @@ options of `tiny_imagenet` otherwise:
 1. the target network alone;
 2. each of `--ramps` `A,B,PX,C`, A at least 1;
 3. the same from progressive resizing, that is without small kernels;
+
+and with `--norms`
+
 4. the same as 2, enlarged kernels given the norms of the pre-train network's;
 5. the same as 3, the kernels that have smaller ones in the pre-train network divided by what 2
    divides them by, after the same epoch: larger steps without small kernels.
@@ -58,29 +61,30 @@ class Contender:
 
 
 def contenders(
-    experiment: Experiment, ramps: Sequence[tuple[int, int, int, int]]
+    experiment: Experiment, ramps: Sequence[tuple[int, int, int, int]], *, norms: bool
 ) -> list[Contender]:
-    target = experiment.network(0)
-    pretrain = dict(experiment.pretrain_network(target).named_parameters())
-    enlarged = [name for name, w in target.named_parameters() if w.shape != pretrain[name].shape]
     found = [Contender(RunNames.TARGET, Course(RunNames.TARGET))]
     for after, small, size, last in ramps:
         if not after:
             raise FxscaleError("--ramps without small kernels are made by themselves: give A >= 1")
-        ours = RunNames.ramp(after, small, size, last)
-        peer = RunNames.ramp(0, small, size, last)
-        course = Course(ours, after, last, (small, size))
-        without = Course(peer, 0, last, (small, size))
-        divided = partial(NormsDivided, names=enlarged, divisor=DIVISOR, after=after)
-        found += [
-            Contender(ours, course),
-            Contender(peer, without),
-            Contender(f"{ours}, norms kept", course, NormsKept, "norms_kept"),
-            Contender(
-                f"{peer}, norms divided after {after}", without, divided, f"norms_divided_{after}"
-            ),
-        ]
+        ours = Course(RunNames.ramp(after, small, size, last), after, last, (small, size))
+        peer = Course(RunNames.ramp(0, small, size, last), 0, last, (small, size))
+        found += [Contender(ours.name, ours), Contender(peer.name, peer)]
+        if norms:
+            found += with_other_norms(experiment, ours, peer)
     return found
+
+
+def with_other_norms(experiment: Experiment, ours: Course, peer: Course) -> list[Contender]:
+    target = experiment.network(0)
+    pretrain = dict(experiment.pretrain_network(target).named_parameters())
+    names = [name for name, w in target.named_parameters() if w.shape != pretrain[name].shape]
+    after = ours.pretrain
+    divided = partial(NormsDivided, names=names, divisor=DIVISOR, after=after)
+    return [
+        Contender(f"{ours.name}, norms kept", ours, NormsKept, "norms_kept"),
+        Contender(f"{peer.name}, norms divided", peer, divided, f"norms_divided_{after}"),
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -89,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     experiment = experiment_of(options)
     images = experiment.images(options.data)
-    rows = contenders(experiment, options.ramps)
+    rows = contenders(experiment, options.ramps, norms=options.norms)
     seeds = range(options.seeds)
     runs: dict[str, dict[float, list[Run]]] = {row.name: {} for row in rows}
     device = torch.device("cpu")
@@ -174,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--rates", type=float, nargs="+", default=[0.05, 0.1, 0.2], help="in place of one rate"
     )
+    parser.add_argument("--norms", action="store_true", help="also runs with kernels rescaled")
     return parser
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
+from types import EllipsisType
 from typing import Any
 
 import torch
@@ -40,7 +41,8 @@ from fxscale.passes.trace import TracedNetwork
 class WeightLayouts:
     """What was found: layouts by the key of the state, the rest by the call of the convolution.
 
-    `sources` are the nodes that read the state, `cones` the names of all nodes that were passed.
+    `sources` are the nodes that read the state, `cones` the names of all nodes that were passed or
+    that compute, from no image, what a weight is made of.
     `pads` are the nodes that pad a kernel, with the dimensions of their result. `filters` are the
     convolutions whose weight is computed from no parameter: it stays as it is. `written` are the
     entries of the state that `forward` writes into.
@@ -71,7 +73,10 @@ def lay_out_weights(network: TracedNetwork, skip: Collection[fx.Node] = ()) -> W
     """The layouts of all computed weights, but for those of the convolutions in `skip`."""
     found = WeightLayouts({}, {}, {}, {}, {})
     parameters = {name for name, _ in network.model.named_parameters(remove_duplicate=False)}
+    of_images: set[fx.Node] = set()
     for node in network.graph.nodes:
+        if node.op == "placeholder" or not of_images.isdisjoint(node.all_input_nodes):
+            of_images.add(node)
         if changes_in_place(node) and node.args and isinstance(node.args[0], fx.Node):
             *_, made = sharing(node.args[0])
             if made.op == "get_attr":
@@ -82,7 +87,7 @@ def lay_out_weights(network: TracedNetwork, skip: Collection[fx.Node] = ()) -> W
         if _is_filter(weight, parameters):
             found.filters.add(node)
         else:
-            _Walk(network, node, weight).merge_into(found)
+            _Walk(network, node, weight).merge_into(found, of_images)
     return found
 
 
@@ -137,8 +142,11 @@ class _Walk:
                 if lengths == tuple(operand.meta[VALUE].shape):
                     yield operand, laid_out
 
-    def merge_into(self, found: WeightLayouts) -> None:
-        """Add what this walk found; where it meets an earlier one, their kernel axes are one."""
+    def merge_into(self, found: WeightLayouts, of_images: Collection[fx.Node]) -> None:
+        """Add what this walk found; where it meets an earlier one, their kernel axes are one.
+
+        `of_images` are the nodes that are computed from the network's inputs.
+        """
         sources = tuple(node for node in self.passed if node.op == "get_attr")
         same: dict[Axis, Axis] = {}
         for node in sources:
@@ -153,7 +161,16 @@ class _Walk:
         call = self.convolution
         found.axes[call] = tuple(same.get(axis, axis) if axis else None for axis in self.axes)
         found.sources[call] = sources
-        found.cones[call] = frozenset(node.name for node in self.passed)
+        found.cones[call] = frozenset(node.name for node in self._cone(of_images))
+
+    def _cone(self, of_images: Collection[fx.Node]) -> set[fx.Node]:
+        found, pending = set(self.passed), list(self.passed)
+        while pending:
+            nodes = pending.pop().all_input_nodes
+            new = [node for node in nodes if node not in found and node not in of_images]
+            found.update(new)
+            pending += new
+        return found
 
 
 def _matched(dims: Dims, known: Dims) -> dict[Axis, Axis]:
@@ -226,6 +243,38 @@ def _transpose(call: Call, dims: Dims) -> Operands:
     yield call.raw("input"), tuple(swapped)
 
 
+def _sliced(call: Call, dims: Dims) -> Operands:
+    """Some of the channels, by slices."""
+    index = call.raw("index")
+    items = index if isinstance(index, tuple) else (index,)
+    if all(isinstance(item, slice | EllipsisType) for item in items):
+        yield _of_more_channels(call.raw("input"), dims)
+
+
+def _taken(call: Call, dims: Dims) -> Operands:
+    """The same, by their numbers."""
+    yield _of_more_channels(call.raw("input"), dims)
+
+
+def _joined(call: Call, dims: Dims) -> Operands:
+    """Kernels one behind the other."""
+    for operand in call.node.all_input_nodes:
+        yield _of_more_channels(operand, dims)
+
+
+def _of_more_channels(operand: Any, dims: Dims) -> tuple[Any, Dims | None]:
+    """A kernel that has others of the channels, and the same taps."""
+    value = operand.meta[VALUE] if isinstance(operand, fx.Node) else None
+    if not isinstance(value, torch.Tensor) or value.ndim != len(dims):
+        return operand, None
+    pairs = list(zip(dims, value.shape, strict=True))
+    if any(_length(dim) != length and any(axis.kernel for axis in dim) for dim, length in pairs):
+        return operand, None
+    return operand, tuple(
+        dim if _length(dim) == length else _fixed(length) for dim, length in pairs
+    )
+
+
 def _padded(call: Call, dims: Dims) -> Operands:
     """A smaller kernel, padded: it has axes of its own, or none if it has one tap."""
     source = call.raw("input")
@@ -256,7 +305,10 @@ _RULES: dict[Handler, Callable[[Call, Dims], Operands]] = {
     reshape.squeeze: _regroup,
     reshape.permute: _permute,
     reshape.transpose: _transpose,
+    slicing.getitem: _sliced,
+    slicing.take: _taken,
     slicing.pad: _padded,
+    join.concatenate: _joined,
     product.matrix_product: _product,
     weight_norm.weight_norm: _broadcast,
     weight_norm.spectral_norm: _same,

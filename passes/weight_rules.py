@@ -191,12 +191,28 @@ def _item(reader: Reader, call: Call) -> Amplitude:
     first = reader.amplitude(source)
     registration = lookup(reader.annotator.target_of(source))
     if registration is None or registration.handler is not reduce.reduce_spread_and_mean:
-        raise call.refuse("a part of a kernel", REMEDY)
+        return _channels(reader, call)
     inner = reader.at(reader.annotator, source)
     share = _share(reader, inner, reduce.reduced(inner))
     if call.raw("index") == 1:
         return replace(first, gains=frozenset(), mean=share == 1)
     return replace(_power(first, 2 if name_of(source) == "var_mean" else 1), gains=frozenset())
+
+
+def _channels(reader: Reader, call: Call) -> Amplitude:
+    """Some of the channels, with all of their taps."""
+    first, source = _first(reader, call), call.raw("input")
+    if reader.kernel_axes(call.node) != reader.kernel_axes(source):
+        raise call.refuse("a part of a kernel", REMEDY)
+    return replace(first, gains=frozenset(), centred=False)
+
+
+def _joined(reader: Reader, call: Call) -> Amplitude:
+    """Kernels one behind the other."""
+    parts = [reader.amplitude(part) for part in call.raw("tensors")]
+    if len({(part.degree, part.taps) for part in parts}) > 1:
+        raise call.refuse("kernels that scale differently with their size, joined", REMEDY)
+    return replace(parts[0], gains=frozenset(), centred=False, mean=all(p.mean for p in parts))
 
 
 def _sum(reader: Reader, call: Call) -> Amplitude:
@@ -250,6 +266,8 @@ RULES: dict[Handler, Rule] = {
     reduce.reduce_sum: _sum,
     reduce.reduce_norm: _norm,
     slicing.getitem: _item,
+    slicing.take: _channels,
+    join.concatenate: _joined,
     slicing.pad: _pad,
     product.matrix_product: _product,
     norms.weight_norm: _weight_norm,

@@ -428,7 +428,10 @@ KERNELS: dict[str, Case] = {
     "a reduction over one of several axes of a kernel": kernel(
         lambda m: m.w / m.w.norm(dim=3, keepdim=True)
     ),
-    "a part of a kernel": kernel(lambda m: m.w * m.w[:1]),
+    "a part of a kernel": kernel(lambda m: m.w * m.w[:, :, 0].sum()),
+    "kernels that scale differently with their size, joined": kernel(
+        lambda m: torch.cat([m.w[:2], (m.w * m.w)[2:]])
+    ),
     "a norm per tap of the kernel": kernel(lambda m: torch._weight_norm(m.w, m.gain, 0)),
     "the axes of the kernel cannot be followed from a parameter to here": kernel(
         lambda m: F.interpolate(m.w, scale_factor=2)

@@ -20,7 +20,7 @@ from tests.benchmarks.tiny_images import write_images
 MINIATURE = (
     "--seeds", "1", "--epochs", "4", "--milestones", "3", "--batch-size", "4", "--classes", "2",
     "--target-size", "32", "--pretrain-size", "20", "--widths", "8", "16", "--blocks", "1",
-    "--ramps", "1,2,26,3", "--threads", "1",
+    "--ramps", "1,2,26,3", "--norms", "--threads", "1",
 )  # fmt: skip
 RECIPE = Recipe(epochs=2, learning_rate=0.1, milestones=(), batch_size=4)
 

@@ -33,6 +33,10 @@ class Computed(nn.Module):
     def weight(state: State) -> Tensor:
         raise NotImplementedError
 
+    @staticmethod
+    def bias(state: State) -> Tensor | None:
+        return state.get("conv.bias", state.get("conv.bn.bias"))
+
 
 def standardised(weight: Tensor, eps: float = 1e-12) -> Tensor:
     """Each output channel with mean 0 and variance 1."""
@@ -287,6 +291,87 @@ class Sum(Computed):
         return weight
 
 
+class SlicedConv(nn.Conv2d):
+    """Some channels of a wider layer's weight, as in slimmable networks and octave convolutions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight[1:5, :2], self.bias[1:5], padding=1)  # type: ignore[index]  # there is one
+
+
+class Sliced(Computed):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = SlicedConv(3, 6, 3)
+
+    @staticmethod
+    def weight(state: State) -> Tensor:
+        return state["conv.weight"][1:5, :2]
+
+    @staticmethod
+    def bias(state: State) -> Tensor | None:
+        return state["conv.bias"][1:5]
+
+
+class NarrowedConv(nn.Conv2d):
+    """The same by other operators."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.narrow(0, 1, 4).index_select(1, torch.tensor([2, 0]))
+        return F.conv2d(x, weight, padding=1)
+
+
+class Narrowed(Computed):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = NarrowedConv(3, 6, 3, bias=False)
+
+    @staticmethod
+    def weight(state: State) -> Tensor:
+        return state["conv.weight"][1:5, [2, 0]]
+
+
+class JoinedConv(nn.Module):
+    """Kernels of two parameters, one behind the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.randn(1, 2, 3, 3))
+        self.second = nn.Parameter(torch.randn(3, 2, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, torch.cat([self.first, self.second]), padding=1)
+
+
+class Joined(Computed):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = JoinedConv()
+
+    @staticmethod
+    def weight(state: State) -> Tensor:
+        return torch.cat([state["conv.first"], state["conv.second"]])
+
+
+class StandardisedPartConv(nn.Conv2d):
+    """Channels of a standardised weight: whether standardised before or behind is one here."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        v, m = torch.var_mean(self.weight, dim=[1, 2, 3], keepdim=True, unbiased=False)
+        return F.conv2d(x, ((self.weight - m) / torch.sqrt(v + 1e-12))[:4], padding=1)
+
+
+class StandardisedPart(Computed):
+    factor = 9 / 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = StandardisedPartConv(2, 6, 3, bias=False)
+
+    @staticmethod
+    def weight(state: State) -> Tensor:
+        return standardised(state["conv.weight"])[:4]
+
+
 class Experts(nn.Module):
     """Kernels mixed by what the image holds, kept as rows of one matrix."""
 
@@ -323,6 +408,7 @@ NORMALISED: tuple[type[Computed], ...] = (
     HandWeightNorm,
     NewSpectralNorm,
     OldSpectralNorm,
+    StandardisedPart,
 )
 WITH_GAIN: tuple[type[Computed], ...] = (
     ScaledStandardised,
@@ -330,6 +416,6 @@ WITH_GAIN: tuple[type[Computed], ...] = (
     OldWeightNorm,
     HandWeightNorm,
 )
-LINEAR: tuple[type[Computed], ...] = (Masked, Folded)
+LINEAR: tuple[type[Computed], ...] = (Masked, Folded, Sliced, Narrowed, Joined)
 BY_HAND: tuple[type[Computed], ...] = (*NORMALISED, *LINEAR, Sum)
 ALL: tuple[type[Computed], ...] = (*BY_HAND, Mixed)

@@ -19,6 +19,7 @@ from tests.passes import computed_weights as nets
 from tests.passes.networks import assert_gradients_reach_every_parameter
 
 TARGET, SMALL = 12, 8
+IMAGES = torch.zeros(2, 2, TARGET, TARGET, dtype=torch.float64)
 
 
 def resized(kernel: Tensor, interpolation: str) -> Tensor:
@@ -28,14 +29,14 @@ def resized(kernel: Tensor, interpolation: str) -> Tensor:
 
 def compiled(cls: type[nets.Computed], **options: Any) -> tuple[nn.Module, fxscale.PretrainNetwork]:
     model = cls().double()
-    return model, fxscale.downscale(model, SMALL, target_size=TARGET, **options)
+    return model, fxscale.downscale(model, SMALL, example_inputs=(IMAGES,), **options)
 
 
 @pytest.mark.parametrize("cls", nets.ALL)
 def test_at_the_same_size_the_network_is_the_target(cls: type[nets.Computed]) -> None:
     model = cls()
-    same = fxscale.downscale(model, TARGET, target_size=TARGET, kernels={})
     images = torch.randn(2, 2, TARGET, TARGET)
+    same = fxscale.downscale(model, TARGET, example_inputs=(images,), kernels={})
     for mode in (True, False):
         expected = model.train(mode)(images)
         torch.testing.assert_close(same.train(mode)(images), expected, rtol=0, atol=0)
@@ -65,7 +66,7 @@ def test_the_weight_is_the_formulas_times_its_factor(cls: type[nets.Computed]) -
     (call,) = small.plan.conv("conv").calls
     (top, bottom), (left, right) = call.pretrain_padding
     weight = cls.weight(state) * cls.factor
-    bias = state.get("conv.bias", state.get("conv.bn.bias"))
+    bias = cls.bias(state)
     expected = F.conv2d(F.pad(images, (left, right, top, bottom)), weight, bias).mean((2, 3))
     torch.testing.assert_close(small.eval()(images), expected)
 
@@ -126,7 +127,7 @@ def test_upscaled_weights_come_back_where_init_resamples(cls: type[nets.Computed
     model, small = compiled(cls)
     trained = {k: v.clone() for k, v in small.state_dict().items()}
     model.load_state_dict(fxscale.upscale_state(small))
-    again = fxscale.downscale(model, SMALL, target_size=TARGET, init="resample")
+    again = fxscale.downscale(model, SMALL, example_inputs=(IMAGES,), init="resample")
     torch.testing.assert_close(cls.weight(again.state_dict()), cls.weight(trained))
 
 
@@ -235,6 +236,18 @@ class CausalMask(Sigmoid):
         return self.odd.weight * self.get_buffer("mask")
 
 
+class OneTap(Sigmoid):
+    """A factor that the walk from the kernel does not pass."""
+
+    def weight(self) -> Tensor:
+        return self.odd.weight * self.odd.weight.select(2, 1).sum()
+
+
+class Rearranged(Sigmoid):
+    def weight(self) -> Tensor:
+        return torch.cat(self.odd.weight.chunk(2)[::-1])
+
+
 class Pool(Sigmoid):
     def weight(self) -> Tensor:
         return self.odd.weight + F.avg_pool2d(self.odd.weight, 3, 1, 1)
@@ -248,6 +261,8 @@ class Pool(Sigmoid):
         (Cropped, "at the node 'getitem'"),
         (CausalMask, "the buffer 'mask' differs from tap to tap"),
         (Pool, "changes a kernel's size"),
+        (OneTap, "at the node 'select'"),
+        (Rearranged, "the axes of the kernel cannot be followed"),
     ],
 )
 def test_what_cannot_be_followed_is_refused_with_a_remedy_that_works(
