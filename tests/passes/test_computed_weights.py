@@ -204,6 +204,72 @@ def test_a_layer_that_is_called_twice_has_one_kernel() -> None:
     assert small(torch.randn(2, 2, 16, 16)).shape == (2, 2)
 
 
+class Octave(nn.Module):
+    """Four parts of one kernel, between maps of two sizes (Chen et al., 2019)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 6, 1)
+        self.kernel = nn.Parameter(torch.randn(6, 6, 3, 3))
+
+    def part(self, name: str, x: Tensor) -> Tensor:
+        return F.conv2d(x, part_of(self.kernel, name), padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        high, low = x[:, :4], F.avg_pool2d(x[:, 4:], 2)
+        out = self.part("high_high", high) + F.interpolate(
+            self.part("low_high", low), scale_factor=2
+        )
+        small = self.part("high_low", F.avg_pool2d(high, 2)) + self.part("low_low", low)
+        return torch.cat([out.mean((2, 3)), small.mean((2, 3))], 1)
+
+
+def part_of(kernel: Tensor, name: str) -> Tensor:
+    source, result = name.split("_")
+    channels = {"high": slice(4), "low": slice(4, None)}
+    return kernel[channels[result], channels[source]]
+
+
+class OctaveOfLayers(Octave):
+    """The same of four layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.kernel
+        self.parts = nn.ModuleDict(
+            {
+                "high_high": nn.Conv2d(4, 4, 3, padding=1, bias=False),
+                "low_high": nn.Conv2d(2, 4, 3, padding=1, bias=False),
+                "high_low": nn.Conv2d(4, 2, 3, padding=1, bias=False),
+                "low_low": nn.Conv2d(2, 2, 3, padding=1, bias=False),
+            }
+        )
+
+    def part(self, name: str, x: Tensor) -> Tensor:
+        result: Tensor = self.parts[name](x)
+        return result
+
+
+def in_layers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    kernel = state.pop("kernel")
+    names = ("high_high", "low_high", "high_low", "low_low")
+    return {**state, **{f"parts.{name}.weight": part_of(kernel, name) for name in names}}
+
+
+def test_parts_of_one_kernel_are_what_layers_of_their_own_would_be() -> None:
+    one, four = (
+        fxscale.downscale(model.double(), 12, target_size=16)
+        for model in (Octave(), OctaveOfLayers())
+    )
+    four.load_state_dict(in_layers(dict(one.state_dict())))
+    images = torch.randn(2, 2, 12, 12, dtype=torch.float64)
+    torch.testing.assert_close(one.eval()(images), four.eval()(images))
+    upscaled = in_layers(dict(fxscale.upscale_state(one)))
+    torch.testing.assert_close(upscaled, dict(fxscale.upscale_state(four)))
+    assert upscaled["parts.low_low.weight"].shape == (2, 2, 3, 3)
+
+
 class Sigmoid(nn.Module):
     def __init__(self) -> None:
         super().__init__()
