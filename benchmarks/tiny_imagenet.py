@@ -9,7 +9,8 @@ the same recipe and for equally many epochs:
 2. the pre-train network alone;
 3. the pre-train network, with the transition after each of `--transitions` epochs;
 4. progressive resizing: the unchanged target network on small images, then on large ones, switched
-   after the same epochs (or `--progressive-at` others), optimizer and all carried on;
+   after the same epochs (or `--progressive-at` others; none for a network of one image size),
+   optimizer and all carried on;
 5. one after the other: for each `A,B` of `--both`, the pre-train network until epoch A, the target
    on small images until epoch B, then on its own; for each of `--ramps` with images of a third
    size between them.
@@ -194,9 +195,10 @@ def step_times(
     pretrain = experiment.pretrain_network(target)
     steps = {
         "target": training_step(target, experiment.target_size, settings),
-        "small images": training_step(target, experiment.pretrain_size, settings),
         "pre-train": training_step(pretrain, experiment.pretrain_size, settings),
     }
+    if any(course.small for course in experiment.courses):
+        steps["small images"] = training_step(target, experiment.pretrain_size, settings)
     for course in experiment.courses:
         if course.middle is not None:
             size = course.middle[1]
@@ -248,14 +250,15 @@ def experiment_of(options: argparse.Namespace) -> Experiment:
         weight_decay=5e-4,
         batch_size=options.batch_size,
     )
+    transitions, progressive = options.transitions, options.progressive_at
     courses = (
         Course(RunNames.TARGET),
-        *(Course(RunNames.resized(e), pretrain=e) for e in sorted(options.transitions)),
+        *(Course(RunNames.resized(e), pretrain=e) for e in sorted(transitions)),
         *(Course(RunNames.both(*pair), *pair) for pair in options.both),
         *(Course(RunNames.ramp(a, b, c, d), a, d, (b, c)) for a, b, c, d in options.ramps),
         *(
             Course(RunNames.progressive(e), small=e)
-            for e in sorted(options.progressive_at or options.transitions)
+            for e in sorted(transitions if progressive is None else progressive)
         ),
         Course(RunNames.PRETRAIN, pretrain=recipe.epochs),
     )
@@ -325,8 +328,9 @@ def runs_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--progressive-at",
         type=int,
-        nargs="+",
-        help="epochs before the change of size in progressive resizing (default: --transitions)",
+        nargs="*",
+        help="epochs before the change of size in progressive resizing (default: --transitions); "
+        "no number: without it, as for networks of one image size",
     )
     parser.add_argument(
         "--both",

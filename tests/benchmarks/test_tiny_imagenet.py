@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import tiny_imagenet
-from benchmarks._tiny_imagenet_report import report
+from benchmarks._tiny_imagenet_report import RunNames, report
 from fxscale.errors import FxscaleError
 from fxscale.training import Change, EpochRecord, Run
 from tests.benchmarks.tiny_images import run_tiny_imagenet, write_images
@@ -122,6 +122,21 @@ def test_any_network_of_the_registry(data: Path, tmp_path: Path) -> None:
 
     report = (tmp_path / "tiny_imagenet.md").read_text()
     assert "- network: torchvision/resnet18\n- precision: bf16\n" in report
+
+
+def test_a_network_of_one_image_size(data: Path, tmp_path: Path) -> None:
+    """A fully connected interface leaves no progressive resizing to compare with."""
+    run_tiny_imagenet(
+        data, tmp_path, "--model", "benchmarks/_small_vgg.py:small_vgg", "--target-size", "64",
+        "--pretrain-size", "46", "--transitions", "1", "--progressive-at",
+    )  # fmt: skip
+    figures = json.loads((tmp_path / "tiny_imagenet.json").read_text())
+    assert {run["name"] for run in figures["runs"]} == {
+        RunNames.TARGET,
+        RunNames.PRETRAIN,
+        RunNames.resized(1),
+    }
+    assert set(figures["step_seconds"]) == {"target", "pre-train"}
 
 
 def test_other_settings_are_not_mixed(data: Path, tmp_path: Path) -> None:
