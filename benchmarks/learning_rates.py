@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from statistics import mean
 
@@ -111,7 +111,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     medians = step_times(experiment, device)
     steps = len(images.train_labels) // experiment.recipe.batch_size
     facts = experiment_facts(experiment, images, device)
-    facts |= {"rates": ", ".join(map(str, options.rates)), "seeds": ", ".join(map(str, seeds))}
+    recipe = asdict(experiment.recipe) | {"learning_rate": " or ".join(map(str, options.rates))}
+    facts["recipe"] = ", ".join(f"{key} {value}" for key, value in recipe.items())
+    facts["seeds"] = ", ".join(map(str, seeds))
     text = report(runs, medians, steps, facts)
     figures = {
         "settings": facts,
