@@ -102,7 +102,10 @@ KINDS = {
 def compiled(name: str) -> tuple[nn.Module, fxscale.PretrainNetwork]:
     """The target, and its pre-train network with weights that are no upscaling's of any target."""
     model = NETWORKS[name]()
-    small = fxscale.downscale(model, 8, target_size=12)
+    computed = isinstance(model, computed_weights.Computed)
+    # Their weights do not all say how many channels an image has.
+    size = {"example_inputs": (torch.zeros(2, 2, 12, 12),)} if computed else {"target_size": 12}
+    small = fxscale.downscale(model, 8, **size)
     with torch.no_grad():
         for parameter in small.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
