@@ -39,6 +39,7 @@ from benchmarks._tiny_imagenet_runs import Course, Experiment, Journal
 from benchmarks.tiny_imagenet import Benchmark, experiment_facts, experiment_of, step_times
 from fxscale.errors import FxscaleError
 from fxscale.training import Run, Trainer
+from fxscale.training.loop import single_device
 from fxscale.training.runs import percent
 
 NAME = "learning_rates"
@@ -89,6 +90,8 @@ def with_other_norms(experiment: Experiment, ours: Course, peer: Course) -> list
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
+    if options.graphed:
+        raise FxscaleError("--graphed: kernels that are rescaled between steps are in no graph")
     if options.threads:
         torch.set_num_threads(options.threads)
     experiment = experiment_of(options)
@@ -96,7 +99,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = contenders(experiment, options.ramps, norms=options.norms)
     seeds = range(options.seeds)
     runs: dict[str, dict[float, list[Run]]] = {row.name: {} for row in rows}
-    device = torch.device("cpu")
     for rate in options.rates:
         of_rate = replace(experiment, recipe=replace(experiment.recipe, learning_rate=rate))
         folder = options.output / str(rate)
@@ -104,10 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             journal = Journal(folder / f"{row.journal}.jsonl", of_rate)
             kept = options.checkpoints / str(rate) / row.journal
             benchmark = Benchmark(images, of_rate, journal, kept, row.trainer)
-            device = benchmark.fabric.device
             for seed in seeds:
                 benchmark.run(row.course, seed)
             runs[row.name][rate] = [journal.runs[row.course.name, seed] for seed in seeds]
+    device = single_device(experiment.precision).device
     medians = step_times(experiment, device)
     steps = len(images.train_labels) // experiment.recipe.batch_size
     facts = experiment_facts(experiment, images, device)

@@ -6,13 +6,13 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
-import torch
 from torch import nn
 
 from fxscale.errors import UnsupportedModelError
 from fxscale.passes.inputs import InputSpec, check_rank, describe_inputs, spatial_rank
 from fxscale.passes.kernels import KernelPolicy
 from fxscale.passes.pipeline import Options
+from fxscale.passes.tracer import refuse_scripted
 from fxscale.plan import Size
 from fxscale.resample import Init
 from fxscale.target_size import infer_target_size
@@ -79,7 +79,7 @@ def read_arguments(
 def _check_options(
     model: nn.Module,
     keep: object,
-    leaf_modules: Sequence[type[nn.Module]],
+    leaf_modules: object,
     concrete_args: Mapping[str, Any],
 ) -> None:
     if not _all(keep, lambda item: isinstance(item, str)):
@@ -92,7 +92,7 @@ def _check_options(
             f"leaf_modules={leaf_modules!r} is not a sequence of module classes",
             remedy="pass classes, such as [MyBlock], not modules or names",
         )
-    _refuse_scripted(model, tuple(leaf_modules))
+    refuse_scripted(model, "")
     parameters = inspect.signature(model.forward).parameters
     unknown = [name for name in concrete_args if name not in parameters]
     if unknown:
@@ -101,16 +101,6 @@ def _check_options(
             "take",
             remedy=f"name one of its arguments: {', '.join(parameters)}",
         )
-
-
-def _refuse_scripted(model: nn.Module, leaf_modules: tuple[type[nn.Module], ...]) -> None:
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule) and not isinstance(module, leaf_modules):
-            raise UnsupportedModelError(
-                f"{name or 'the model'} is compiled by TorchScript, which cannot be traced",
-                remedy="build the model of the Python module that it was compiled from, and script "
-                "the pre-train network in its turn",
-            )
 
 
 def _all(items: object, fits: Callable[[Any], bool]) -> bool:

@@ -201,6 +201,7 @@ class ValueTracer(fx.Tracer):
             raise refuse_making(last, type(m).__name__) from None
         if self.is_leaf_module(m, path):
             return super().call_module(m, forward, args, kwargs)
+        refuse_scripted(m, path)
         with self.record.entering(path, with_nodes((args, kwargs))) as call:
             result = super().call_module(m, forward, args, kwargs)
             call.outputs = with_nodes(result)
@@ -305,3 +306,14 @@ class ValueTracer(fx.Tracer):
     def keys(self, obj: fx.Proxy) -> Any:
         value = obj.node.meta[VALUE]
         return value.keys() if isinstance(value, dict) else super().keys(obj)
+
+
+def refuse_scripted(module: nn.Module, name: str) -> None:
+    """Raises `UnsupportedModelError` for a module that is called and shows no operators."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise UnsupportedModelError(
+            f"{name or 'the model'} is compiled by TorchScript, which cannot be traced",
+            module=name or None,
+            remedy="build the model of the Python module that it was compiled from, and script "
+            "the pre-train network in its turn",
+        )

@@ -28,6 +28,7 @@ from tests.refusal_cases import (
     Case,
     body,
 )
+from tests.refusal_networks import scripted
 from tests.size_refusals import SIZES
 
 PAGE = (ROOT / "docs" / "refusals.md").read_text(encoding="utf-8")
@@ -342,6 +343,7 @@ CASES: dict[str, Case] = {
 FILES = (
     "test_refusals.py",
     "refusal_cases.py",
+    "refusal_networks.py",
     "pixel_refusals.py",
     "late_refusals.py",
     "networks.py",
@@ -434,3 +436,13 @@ def test_what_torch_raises_is_never_bare() -> None:
     too_wide = Around(lambda m, x: m.fc(x.flatten(1)), fc=nn.Linear(7, 2))
     with pytest.raises(UnsupportedModelError, match=r"failed at the target size: .*\[2, 576\]"):
         fxscale.downscale(too_wide, 8, target_size=12)
+
+
+def test_what_is_scripted_and_never_called_is_no_reason() -> None:
+    spare = scripted(nn.Conv2d(4, 4, 1))
+    assert fxscale.downscale(Around(lambda m, x: x, spare=spare), 8, target_size=12)
+
+
+def test_a_scripted_model_is_named() -> None:
+    with pytest.raises(UnsupportedModelError, match="the model is compiled by TorchScript"):
+        fxscale.downscale(scripted(nn.Conv2d(3, 4, 1)), 8, target_size=12)

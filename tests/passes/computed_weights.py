@@ -295,7 +295,8 @@ class SlicedConv(nn.Conv2d):
     """Some channels of a wider layer's weight, as in slimmable networks and octave convolutions."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight[1:5, :2], self.bias[1:5], padding=1)  # type: ignore[index]  # there is one
+        assert self.bias is not None
+        return F.conv2d(x, self.weight[1:5, :2], self.bias[1:5], padding=1)
 
 
 class Sliced(Computed):
