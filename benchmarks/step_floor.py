@@ -14,6 +14,10 @@ measured on the device first. Operators are counted as the best kernels would ru
 - the optimizer (SGD with momentum) reads weights, gradients and momentum, and writes two of them;
 - everything else (activations, additions, copies) is done on the way, for nothing.
 
+With the rates of a device that were measured before, as the results print them, none is needed:
+
+    python -m benchmarks.step_floor --dtype bf16 --batch-size 256 --rates 729 4158
+
 The ratios say how much faster the pre-train network can be on this device at all, whatever the
 kernels: where memory limits a step, smaller kernels bring nothing, and the pixels count alone.
 """
@@ -206,8 +210,13 @@ def kinds_table(entry: Mapping[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     settings = Settings(torch.device(options.device), DTYPES[options.dtype], options.batch_size)
-    rates = measured_rates(settings, width=options.width, mebibytes=options.mebibytes)
-    facts = environment(settings.device) | {
+    facts = environment(settings.device)
+    if options.rates:
+        rates = Rates(1e12 * options.rates[0], 1e9 * options.rates[1])
+        facts["device"] = "none: the rates were given"
+    else:
+        rates = measured_rates(settings, width=options.width, mebibytes=options.mebibytes)
+    facts |= {
         "batch": str(settings.batch_size),
         "dtype": options.dtype,
         "matrix product": f"{1e-12 * rates.flops:.4g} TFLOP/s",
@@ -234,6 +243,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--width", type=int, default=8192, help="of the matrices multiplied")
     parser.add_argument("--mebibytes", type=int, default=4096, help="copied")
+    parser.add_argument(
+        "--rates",
+        type=float,
+        nargs=2,
+        metavar=("TFLOP/S", "GB/S"),
+        help="of a matrix product and a copy, in place of measuring them",
+    )
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder")
     parser.add_argument("--name", default="step_floor", help="name of the result files")
     return parser

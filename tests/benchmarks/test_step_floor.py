@@ -129,3 +129,19 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     total = {key: sum(kinds.values()) for key, kinds in seconds.items()}
     assert total["target"] > total["progressive"] > total["pretrain"] > 0
     assert "## torchvision/resnet34" in (tmp_path / "step_floor.md").read_text()
+
+
+def test_given_rates_are_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_floor, "create", lambda name: SmallResNet(3, 5, widths=(16, 32)))
+    monkeypatch.delattr(step_floor, "measured_rates")
+
+    step_floor.main(
+        ["--models", "torchvision/resnet34", "--device", "cpu", "--batch-size", "2",
+         "--rates", "2", "3000", "--output", str(tmp_path)]
+    )  # fmt: skip
+
+    figures = json.loads((tmp_path / "step_floor.json").read_text())
+    assert figures["rates"] == {"flops": 2e12, "bytes": 3e12}
+    assert figures["settings"]["matrix product"] == "2 TFLOP/s"
+    assert figures["settings"]["copy"] == "3000 GB/s, read and written"
+    assert figures["settings"]["device"] == "none: the rates were given"

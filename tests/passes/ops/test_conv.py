@@ -44,8 +44,8 @@ class Two(nn.Module):
 def test_pairs_of_kernels_need_no_pad(rank: int, options: dict[str, Any]) -> None:
     small = fxscale.downscale(Two(rank, 3, (1, 1), **options), 8, target_size=12)
     image = torch.randn(2, 4, *[8] * rank)
-    assert_same_outputs(small, Two(rank, 2, (1, 0), **options), image)
-    assert map_sizes(small, image) == {"a": (9,) * rank, "b": (8,) * rank}
+    assert_same_outputs(small, Two(rank, 2, (0, 1), **options), image)
+    assert map_sizes(small, image) == {"a": (7,) * rank, "b": (8,) * rank}
     assert_gradients_reach_every_parameter(small.train(), image)
 
 
@@ -54,7 +54,7 @@ def test_pairs_of_kernels_need_no_pad(rank: int, options: dict[str, Any]) -> Non
 def test_every_padding_mode(rank: int, mode: str) -> None:
     small = fxscale.downscale(Two(rank, 3, (1, 1), padding_mode=mode), 8, target_size=12)
     assert_same_outputs(
-        small, Two(rank, 2, (1, 0), padding_mode=mode), torch.randn(2, 4, *[8] * rank)
+        small, Two(rank, 2, (0, 1), padding_mode=mode), torch.randn(2, 4, *[8] * rank)
     )
 
 
@@ -95,7 +95,7 @@ def test_depthwise() -> None:
     small = fxscale.downscale(model, 8, target_size=12)
     assert kernel_sizes(small) == {"0": (2, 2), "1": (2, 2), "2": (1, 1)}
     by_hand = nn.Sequential(
-        nn.Conv2d(3, 6, 2, padding=1), nn.Conv2d(6, 6, 2, groups=6), nn.Conv2d(6, 4, 1)
+        nn.Conv2d(3, 6, 2), nn.Conv2d(6, 6, 2, padding=1, groups=6), nn.Conv2d(6, 4, 1)
     )
     assert_same_outputs(small, by_hand, torch.randn(2, 3, 8, 8))
     assert small.get_parameter("1.weight").shape == (6, 1, 2, 2)
@@ -178,7 +178,7 @@ class Functional(nn.Module):
 @pytest.mark.parametrize("keyword", [False, True])
 def test_functional_convolutions(keyword: bool) -> None:
     small = fxscale.downscale(Functional(3, (1, 1), keyword=keyword), 8, target_size=12)
-    assert_same_outputs(small, Functional(2, (1, 0)), torch.randn(2, 3, 8, 8))
+    assert_same_outputs(small, Functional(2, (0, 1)), torch.randn(2, 3, 8, 8))
     assert [conv.weight for conv in small.plan.convs] == ["first.weight", "w", "v"]
 
 

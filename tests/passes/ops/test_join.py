@@ -58,7 +58,7 @@ def test_a_join_computes_what_it_does_alone(name: str) -> None:
     join = JOINS[name]
     small = fxscale.downscale(Branches(join), 8, target_size=12)
     image = torch.randn(2, 3, 8, 8)
-    assert_same_outputs(small, Branches(join, 2, (1, 0)), image)
+    assert_same_outputs(small, Branches(join, 2, (0, 1)), image)
     assert map_sizes(small, image)["b"] == (8, 8)
     assert small.plan.pad_operators == ()
 
