@@ -188,7 +188,7 @@ def grids() -> Figure:
     layers, length = 4, 8
     ways = (
         ("2 × 2 kernels, one side more in every layer", [(1, 0)] * layers, WRONG),
-        ("2 × 2 kernels, p = 1 then p = 0", [(1, 1), (0, 0)] * (layers // 2), PRETRAIN),
+        ("2 × 2 kernels, p = 0 then p = 1", [(0, 0), (1, 1)] * (layers // 2), PRETRAIN),
     )
     figure = Figure(figsize=(11, 4), layout="constrained")
     for ax, (title, paddings, colour) in zip(figure.subplots(1, 2), ways, strict=True):

@@ -116,13 +116,13 @@ def test_resnet34_sizes(resnet: Any) -> None:
         assert size[0] == size[1] if len(size) == 2 else name in ("fc", "avgpool")
 
 
-def test_resnet34_pads_twice_and_once_within_a_block(resnet: Any) -> None:
+def test_resnet34_pads_the_second_convolution_of_a_block(resnet: Any) -> None:
     _, small = resnet
     for stage in (1, 2, 3, 4):
         for index, block in enumerate(small.get_submodule(f"layer{stage}").children()):
             if block.conv1.stride == (1, 1):
                 paddings = (block.conv1.padding, block.conv2.padding)
-                assert paddings == ((1, 1), (0, 0)), (stage, index)
+                assert paddings == ((0, 0), (1, 1)), (stage, index)
     for name in pad_nodes(small):  # only blocks with a stride may need an operator
         node = next(n for n in small.graph.nodes if n.name == name)
         (user,) = node.users

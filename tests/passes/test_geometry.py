@@ -84,8 +84,6 @@ class Problem:
     layers: tuple[Layer, ...]
     image: int
     small: int
-    joined: bool = False
-    """Whether the last map meets another one, so that the chain ends there."""
 
     def target_maps(self) -> list[Map]:
         maps = [Map(self.image)]
@@ -117,8 +115,7 @@ class Problem:
             if behind is None:
                 return None
             maps.append(behind)
-            last = self.joined and len(maps) > len(self.layers)
-            total += self.map_cost(behind, target, last=last)
+            total += self.map_cost(behind, target, last=len(maps) > len(self.layers))
             even = padding[0] == padding[1] >= 0
             total += 0.0 if even else chains.PAD_COST
             total += chains.OWN_PADDING * sum(abs(p - layer.padding) for p in padding)
@@ -208,7 +205,7 @@ class Residual(nn.Module):
 def test_residual_blocks_cost_no_more_than_the_best_of_all_paddings(
     kernels: tuple[int, ...], size: tuple[int, int]
 ) -> None:
-    problem = Problem(tuple(Layer(k, 1, k // 2) for k in kernels), *size, joined=True)
+    problem = Problem(tuple(Layer(k, 1, k // 2) for k in kernels), *size)
     model = Residual(problem.layers)
     network, _, solution = solved(model, problem.image, problem.small)
     assert solution.adapters == ()
