@@ -57,6 +57,7 @@ LAYERS = [
         "fxscale.modes",
         "fxscale.plan",
         "fxscale.plan_json",
+        "fxscale.plan_layout",
         "fxscale.plan_table",
         "fxscale.portable_graph",
         "fxscale.pretrain_network",  # what the passes produce

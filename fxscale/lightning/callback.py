@@ -24,6 +24,7 @@ from fxscale.lightning.running import (
 )
 from fxscale.optimizer import bare_optimizer, upscale_optimizer
 from fxscale.plan import ScalePlan, Size
+from fxscale.plan_layout import layout
 from fxscale.resample import DEFAULT_INTERPOLATION, Interpolation
 from fxscale.scheduler import move_scheduler
 from fxscale.schedules import At, LearningRules, OnPlateau, Progress, ResizeRule
@@ -129,6 +130,7 @@ class Transition(Callback):
             saved = checkpoint.get("callbacks", {}).get(self.state_key)
             if saved is not None:
                 self._enter_saved(trainer, pl_module, saved["phase"])
+                self._refuse_other_layout(saved.get("layout"))
             type(pl_module).on_load_checkpoint(pl_module, checkpoint)
 
         pl_module.on_load_checkpoint = load  # type: ignore[method-assign]
@@ -161,7 +163,7 @@ class Transition(Callback):
         vars(pl_module).pop("on_load_checkpoint", None)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"phase": self.phase, "figures": dict(self._figures)}
+        return {"phase": self.phase, "figures": dict(self._figures), "layout": self._layout()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._figures = dict(state_dict["figures"])
@@ -229,6 +231,19 @@ class Transition(Callback):
             for root, copy in copies:
                 self._put_copy(root, copy, deepcopy(unwrap(self.networks[phase])))
             self._tell_resolution(trainer)
+
+    def _layout(self) -> str | None:
+        """How the present pre-train network computes; the target is what the user made it."""
+        plan = _plan(self.networks[self.phase]) if self.networks else None
+        return None if plan is None else layout(plan)
+
+    def _refuse_other_layout(self, saved: str | None) -> None:
+        if saved != self._layout():
+            raise PlanMismatchError(
+                "the checkpoint is of a pre-train network with other paddings or map sizes than "
+                "the one in the module, which its weights would fit: compile that for the same "
+                "input size, with the version of fxscale that the checkpoint was made with"
+            )
 
     def _put(self, pl_module: LightningModule, phase: int) -> None:
         replace_child(pl_module, self.networks[self.phase], self.networks[phase])

@@ -25,7 +25,7 @@ from fxscale.errors import CheckpointError
 from fxscale.files import written_whole
 from fxscale.weights import read_tensors
 
-VERSION = 1
+VERSION = 2
 _DOCUMENT = "fxscale_checkpoint"
 _DIGEST = "sha256"
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,21 @@ def test_exports_the_pretrain_network_and_validates_it(
     assert "equals torch" in result.stdout
     assert plan_in(path) == small.plan
     assert torch.equal(weights_in(path)["0.weight"], small.state_dict()["0.weight"])
+
+
+def test_weights_of_a_network_with_other_paddings(
+    model: str, small: fxscale.PretrainNetwork, tmp_path: Path
+) -> None:
+    """As another version of fxscale may have made it: all shapes are those of this one."""
+    (conv,) = small.plan.convs
+    (call,) = conv.calls
+    other = replace(conv, calls=(replace(call, pretrain_padding=((0, 2), (0, 2))),))
+    weights = tmp_path / "small.safetensors"
+    save_weights(weights, small.state_dict(), replace(small.plan, convs=(other,)))
+    command = ["onnx", model, "--input-size", "8", "--weights", str(weights), "-o", "small.onnx"]
+    result = runner.invoke(app, command)
+    assert result.exit_code == 1
+    assert "with other paddings or map sizes than the one compiled now" in result.stderr
 
 
 def test_checks_a_file_with_the_weights_in_it(

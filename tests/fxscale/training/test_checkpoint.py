@@ -93,7 +93,7 @@ def test_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with monkeypatch.context() as patch:
         patch.setattr(module, "VERSION", 99)
         path = saved(tmp_path)
-    with pytest.raises(CheckpointError, match="of version 99, expected 1"):
+    with pytest.raises(CheckpointError, match="of version 99, expected 2"):
         load_checkpoint(path)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import fxscale
 from fxscale.errors import CheckpointError, DataError, DivergenceError, FxscaleError
-from fxscale.training import change
+from fxscale.training import change, phase
 from fxscale.training.observers import TrainingObserver
 from fxscale.training.progress import EpochResult
 from fxscale.training.randomness import ORDER, derive
@@ -162,6 +162,15 @@ def test_resumed_runs_end_bit_for_bit_the_same(variant: str, tmp_path: Path) -> 
     assert same(whole.network, resumed.network)
     assert without_times(resumed.epochs) == without_times(whole.epochs)
     assert [c.state_hash for c in resumed.changes] == [c.state_hash for c in whole.changes]
+
+
+def test_a_run_that_another_version_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights fit the network that is compiled now, whose paddings are others."""
+    with pytest.raises(CrashError):
+        run(tmp_path, CrashAt(2), checkpoint_every="1 step")
+    monkeypatch.setattr(phase, "layout", lambda plan: "of this version")
+    with pytest.raises(CheckpointError, match="a pre-train network with other paddings or map"):
+        run(tmp_path, resume=True, checkpoint_every="1 step")
 
 
 def test_a_crash_in_the_warm_up(tmp_path: Path) -> None:
