@@ -288,8 +288,8 @@ class _Solver:
             for before in {floor(missing / 2), ceil(missing / 2)}:
                 padding = (before, missing - before)
                 grid = candidate.grid.padded(*padding)
-                cost = ADAPTER_COST + self.chains.map_cost(operand.axis, grid, last=True)
-                cost += candidate.cost
+                map_cost = self.chains.map_cost(operand.axis, grid, last=True)
+                cost = candidate.cost + ADAPTER_COST + map_cost
                 adapted.append(replace(candidate, cost=cost, grid=grid, adapter=padding))
         return adapted
 
