@@ -10,7 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 
+from torch import nn
+
 from fxscale.plan import ScalePlan
+
+
+def layout_of(network: nn.Module) -> str | None:
+    """`layout` of a pre-train network; `None` for any other, which is what its user made it."""
+    plan = getattr(network, "plan", None)
+    return layout(plan) if isinstance(plan, ScalePlan) else None
 
 
 def layout(plan: ScalePlan) -> str:

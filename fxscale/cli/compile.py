@@ -68,12 +68,12 @@ def load_into(target: nn.Module, weights: Path) -> None:
     Raises `StateMismatchError` where it does not fit the network, or its plan is of a pre-train
     network that computes something else with the same weights.
     """
-    from fxscale.plan_layout import layout
+    from fxscale.plan_layout import layout, layout_of
     from fxscale.weights import load_weights
 
     state, plan = load_weights(weights)
-    own = target.plan if isinstance(target, PretrainNetwork) else None
-    if plan is not None and own is not None and layout(plan) != layout(own):
+    own = layout_of(target)
+    if plan is not None and own is not None and layout(plan) != own:
         raise StateMismatchError(
             f"{weights} is of a pre-train network with other paddings or map sizes than the one "
             f"compiled now: give the options it was compiled with, --input-size first, or use the "

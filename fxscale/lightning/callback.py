@@ -24,7 +24,7 @@ from fxscale.lightning.running import (
 )
 from fxscale.optimizer import bare_optimizer, upscale_optimizer
 from fxscale.plan import ScalePlan, Size
-from fxscale.plan_layout import layout
+from fxscale.plan_layout import layout_of
 from fxscale.resample import DEFAULT_INTERPOLATION, Interpolation
 from fxscale.scheduler import move_scheduler
 from fxscale.schedules import At, LearningRules, OnPlateau, Progress, ResizeRule
@@ -233,9 +233,7 @@ class Transition(Callback):
             self._tell_resolution(trainer)
 
     def _layout(self) -> str | None:
-        """How the present pre-train network computes; the target is what the user made it."""
-        plan = _plan(self.networks[self.phase]) if self.networks else None
-        return None if plan is None else layout(plan)
+        return layout_of(unwrap(self.networks[self.phase])) if self.networks else None
 
     def _refuse_other_layout(self, saved: str | None) -> None:
         if saved != self._layout():

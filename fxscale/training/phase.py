@@ -14,9 +14,6 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from fxscale.errors import CheckpointError
-from fxscale.plan_layout import layout
-from fxscale.pretrain_network import PretrainNetwork
 from fxscale.training.average import averaged
 from fxscale.training.checkpoint import Checkpoint, digest, flattened, restored
 from fxscale.training.settings import Settings
@@ -61,23 +58,10 @@ class Phase:
         named |= {f"network.{key}": value for key, value in self.network.state_dict().items()}
         if self.average is not None:
             named |= {f"average.{key}": v for key, v in self.average.state_dict().items()}
-        return named, {"phase": self.number, "optimizer": optimizer, "layout": self._layout()}
-
-    def _layout(self) -> str | None:
-        """How a pre-train network computes; the target is what the user made it."""
-        return layout(self.network.plan) if isinstance(self.network, PretrainNetwork) else None
+        return named, {"phase": self.number, "optimizer": optimizer}
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Goes on where `contents` was taken.
-
-        Raises `CheckpointError` where that was another pre-train network, whose weights fit.
-        """
-        if checkpoint.document["layout"] != self._layout():
-            raise CheckpointError(
-                "the checkpoint is of a pre-train network with other paddings or map sizes than "
-                "the one compiled now, as another version of fxscale makes it. Go on with the "
-                "version that began the run, or begin again with another --output"
-            )
+        """Goes on where `contents` was taken."""
         self.network.load_state_dict(checkpoint.part("network"))
         self.optimizer.load_state_dict(
             restored(checkpoint.part("optimizer"), checkpoint.document["optimizer"])

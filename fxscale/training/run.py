@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from fxscale.errors import CheckpointError, DataError, DivergenceError
+from fxscale.plan_layout import layout_of
 from fxscale.pretrain_network import PretrainNetwork
 from fxscale.schedules import Epoch
 from fxscale.training import models
@@ -159,7 +160,9 @@ class _Run:
         if self.fabric.is_global_zero:
             self.store.prepare()
         self.fabric.barrier()
-        checkpoint = self.store.load(self.settings, self.source.classes) if resume else None
+        checkpoint = (
+            self.store.load(self.settings, self.source.classes, self.networks) if resume else None
+        )
         self._agree(checkpoint)
         if checkpoint is not None:
             self.progress = Progress.from_dict(checkpoint.document["progress"])
@@ -339,6 +342,7 @@ class _Run:
             document |= {
                 "settings": self.settings.to_dict(),
                 "classes": list(self.source.classes),
+                "layout": layout_of(self.phase.network),
                 "progress": self.progress.to_dict(),
             }
             self.store.save(Checkpoint(tensors, document), best=best)

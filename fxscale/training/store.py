@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from torch import nn
+
 from fxscale.errors import CheckpointError
+from fxscale.plan_layout import layout_of
 from fxscale.training.checkpoint import (
     Checkpoint,
     copy_checkpoint,
@@ -48,10 +52,13 @@ class Store:
         save_checkpoint(self.best, checkpoint)
         copy_checkpoint(self.best, self.last)
 
-    def load(self, settings: Settings, classes: tuple[str, ...]) -> Checkpoint | None:
-        """The last checkpoint, `None` if there is none yet.
+    def load(
+        self, settings: Settings, classes: tuple[str, ...], networks: Mapping[int, nn.Module]
+    ) -> Checkpoint | None:
+        """The last checkpoint, `None` if there is none yet; `networks` by phase.
 
-        Raises `CheckpointError` where it is damaged, or of a run with other settings or classes.
+        Raises `CheckpointError` where it is damaged, of a run with other settings or classes, or of
+        a pre-train network that computes something else with the same weights.
         """
         try:
             checkpoint = load_checkpoint(self.last)
@@ -72,6 +79,12 @@ class Store:
             raise CheckpointError(
                 f"{self.last} is of a run on other classes: expected {len(classes)}, found "
                 f"{len(checkpoint.document['classes'])}. Give the data of that run"
+            )
+        if checkpoint.document["layout"] != layout_of(networks[checkpoint.document["phase"]]):
+            raise CheckpointError(
+                f"{self.last} is of a pre-train network with other paddings or map sizes than the "
+                f"one compiled now, as another version of fxscale makes it. Resume with the "
+                f"version that began the run, or give another --output"
             )
         return checkpoint
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import fxscale
 from fxscale.passes import chains
 from fxscale.plan import ScalePlan
-from fxscale.plan_layout import layout
+from fxscale.plan_layout import layout, layout_of
 
 
 class Residual(nn.Module):
@@ -31,6 +31,12 @@ def test_a_network_compiled_again_has_the_same_layout() -> None:
     assert layout(first) == layout(plan(Residual()))
     assert layout(first) == layout(ScalePlan.from_json(first.to_json()))
     assert layout(first) == layout(plan(Residual("c", "d")))  # names do not count
+
+
+def test_only_a_pretrain_network_has_one() -> None:
+    small = fxscale.downscale(Residual(), 8, target_size=12)
+    assert layout_of(small) == layout(small.plan)
+    assert layout_of(Residual()) is None
 
 
 def test_other_paddings_are_another_layout(monkeypatch: pytest.MonkeyPatch) -> None:

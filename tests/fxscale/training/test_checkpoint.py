@@ -236,4 +236,4 @@ def test_a_checkpoint_of_a_run_with_a_setting_that_is_no_more(tmp_path: Path) ->
     document = {"settings": {**settings().to_dict(), "progressive": True}, "classes": ["0", "1"]}
     store.save(Checkpoint({"weight": torch.ones(2)}, document), best=False)
     with pytest.raises(CheckpointError, match="other settings: progressive True, not None"):
-        store.load(settings(), ("0", "1"))
+        store.load(settings(), ("0", "1"), {})

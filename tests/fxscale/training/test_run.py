@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import fxscale
 from fxscale.errors import CheckpointError, DataError, DivergenceError, FxscaleError
-from fxscale.training import change, phase
+from fxscale.training import change, store
 from fxscale.training.observers import TrainingObserver
 from fxscale.training.progress import EpochResult
 from fxscale.training.randomness import ORDER, derive
@@ -168,7 +168,7 @@ def test_a_run_that_another_version_began(tmp_path: Path, monkeypatch: pytest.Mo
     """Its weights fit the network that is compiled now, whose paddings are others."""
     with pytest.raises(CrashError):
         run(tmp_path, CrashAt(2), checkpoint_every="1 step")
-    monkeypatch.setattr(phase, "layout", lambda plan: "of this version")
+    monkeypatch.setattr(store, "layout_of", lambda network: "of this version")
     with pytest.raises(CheckpointError, match="a pre-train network with other paddings or map"):
         run(tmp_path, resume=True, checkpoint_every="1 step")
 
