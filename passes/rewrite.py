@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
 from fxscale.branches import same_branch
@@ -33,8 +32,9 @@ from fxscale.passes.axes import (
 )
 from fxscale.passes.distances import insert_reads
 from fxscale.passes.geometry import Adapter, Geometry
+from fxscale.passes.graph_edits import pad_before, set_argument, tensor_input
 from fxscale.passes.lookups import freeze_lookups
-from fxscale.passes.ops.registry import any_node, lookup
+from fxscale.passes.ops.registry import any_node
 from fxscale.passes.padding import Paddings
 from fxscale.passes.proxies import VALUE
 from fxscale.passes.refusal import SOURCE, module_path, refusal
@@ -42,7 +42,7 @@ from fxscale.passes.resamplings import insert_resamplings
 from fxscale.passes.sites import Convolution, Sites
 from fxscale.passes.skeleton import stale_weights
 from fxscale.passes.trace import TracedNetwork
-from fxscale.plan import Padding, ScalePlan, StateMap
+from fxscale.plan import ScalePlan, StateMap
 from fxscale.pretrain_network import PretrainNetwork
 from fxscale.resample import Init, downscale_entry
 
@@ -125,9 +125,8 @@ def _resize(
                 if isinstance(owner, nn.modules.conv._ConvNd):  # with a forward of its own
                     _set_module(owner, kernel_size, layer)
         if extra is not None:
-            source = call.node.args[0] if call.node.args else call.node.kwargs["input"]
-            assert isinstance(source, fx.Node)
-            padded = _pad_before(graph, call.node, source, extra, mode)
+            source = tensor_input(call.node)
+            padded = pad_before(graph, call.node, source, extra, mode)
             call.node.replace_input_with(source, padded)
 
 
@@ -138,39 +137,6 @@ def _set_module(
     module.padding = padding
     # torch.nn keeps the padding a second time, in the order of F.pad, for the non-zero modes.
     module._reversed_padding_repeated_twice = [p for p in reversed(padding) for _ in range(2)]
-
-
-def _pad_before(
-    graph: fx.Graph, user: fx.Node, source: fx.Node, padding: Padding, mode: str
-) -> fx.Node:
-    """Insert `F.pad` over the trailing axes; crops come first, as only zeros can be negative."""
-    crops = [(min(before, 0), min(after, 0)) for before, after in padding]
-    grows = [(max(before, 0), max(after, 0)) for before, after in padding]
-    steps: list[tuple[list[tuple[int, int]], str]] = [(list(padding), mode)]
-    if mode != "constant":
-        steps = [(crops, "constant"), (grows, mode)]
-    for amounts, how in steps:
-        if all(pair == (0, 0) for pair in amounts):
-            continue
-        flat = [amount for pair in reversed(amounts) for amount in pair]
-        with graph.inserting_before(user):
-            new = graph.call_function(
-                F.pad, (source, flat), {} if how == "constant" else {"mode": how}
-            )
-        new.meta["nn_module_stack"] = user.meta.get("nn_module_stack")
-        source = new
-    return source
-
-
-def set_argument(node: fx.Node, name: str, value: Any) -> None:
-    """Set a call's argument by name, wherever it stands."""
-    registration = lookup(f".{node.target}" if node.op == "call_method" else node.target)
-    assert registration is not None
-    index = registration.params.index(name)
-    if index < len(node.args):
-        node.args = (*node.args[:index], value, *node.args[index + 1 :])
-    else:
-        node.kwargs = {**node.kwargs, name: value}
 
 
 def _replace_sizes(
@@ -298,7 +264,7 @@ def _insert_adapter(graph: fx.Graph, group: Sequence[Adapter]) -> None:
     first = min(adapter.dim for adapter in group)
     amounts = dict.fromkeys(range(first, rank), (0, 0))
     amounts |= {adapter.dim: adapter.padding for adapter in group}
-    padded = _pad_before(graph, join, operand, tuple(amounts.values()), "constant")
+    padded = pad_before(graph, join, operand, tuple(amounts.values()), "constant")
     join.replace_input_with(operand, padded)
 
 

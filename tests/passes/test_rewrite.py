@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import fxscale
 from fxscale.errors import UnsupportedModelError
-from fxscale.passes.rewrite import copy_tree, set_argument
+from fxscale.passes.rewrite import copy_tree
 from fxscale.plan import StateMap
-from tests.passes.networks import Around, traced
+from tests.passes.networks import Around
 
 
 class Own(nn.Conv2d):
@@ -66,17 +66,6 @@ def test_resized_tensors_are_not_copied_at_their_old_size() -> None:
     assert copied.weight.shape == (4, 3, 3, 3)
     assert not copied.weight.requires_grad
     assert model.weight is weight
-
-
-def test_set_argument() -> None:
-    graph = traced(Around(lambda m, x: F.max_pool2d(x, 2, padding=1))).graph
-    node = next(n for n in graph.nodes if "max_pool2d" in n.name)
-    set_argument(node, "kernel_size", 3)
-    set_argument(node, "padding", 0)
-    set_argument(node, "ceil_mode", True)
-    assert node.args[1:] == (3,)
-    assert node.kwargs["padding"] == 0
-    assert node.kwargs["ceil_mode"] is True
 
 
 def test_one_module_that_would_need_two_sizes_is_refused() -> None:
