@@ -23,7 +23,6 @@ Padding = tuple[tuple[int, int], ...]
 
 PLAN_VERSION = 1
 
-
 Kind = Literal["copy", "kernel", "interface", "feature", "direction", "gain", "unflattened"]
 
 
@@ -221,6 +220,16 @@ class FeatureMap:
 
 
 @dataclass(frozen=True)
+class PoolPlan:
+    """A max pool whose padding changes; what it has more behind the map is `ceil_mode`."""
+
+    node: str
+    module: str
+    target_padding: Padding
+    pretrain_padding: Padding
+
+
+@dataclass(frozen=True)
 class ModuleVersion:
     """The version that a module's class gives to its state, which `load_state_dict` asks for."""
 
@@ -253,6 +262,7 @@ class ScalePlan:
     state: tuple[StateMap, ...]
     module_versions: tuple[ModuleVersion, ...] = ()
     """Of modules whose class gives its state a version of its own."""
+    pools: tuple[PoolPlan, ...] = ()
     version: int = PLAN_VERSION
 
     @property

@@ -31,5 +31,6 @@ def layout(plan: ScalePlan) -> str:
         for conv in plan.convs
     ]
     maps = [feature_map.pretrain_size for feature_map in plan.feature_maps]
-    document = json.dumps([plan.pretrain_size, convolutions, maps])
+    pools = [pool.pretrain_padding for pool in plan.pools]
+    document = json.dumps([plan.pretrain_size, convolutions, maps, pools])
     return hashlib.sha256(document.encode()).hexdigest()

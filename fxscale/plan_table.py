@@ -11,7 +11,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from fxscale.plan import ConvCall, ConvPlan, Padding, ScalePlan, Size
+from fxscale.plan import ConvCall, ConvPlan, Padding, PoolPlan, ScalePlan, Size
 
 NARROWEST, WIDEST = 80, 120
 
@@ -24,7 +24,7 @@ _BOX = Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)
 """One rule under the head and nothing else: the rows carry enough ink."""
 
 _NAMED_OPERATORS = 6
-"""So many pad operators are named in the table; the plan itself names all."""
+"""So many pad operators and max pools are named in the table; the plan itself names all."""
 
 
 def plan_as_text(plan: ScalePlan, width: int | None = None) -> str:
@@ -146,6 +146,8 @@ def _summary(plan: ScalePlan) -> Table:
             views = (entry.target_view, entry.pretrain_view)
             before, after = (_interface(view[0], view[1:-1]) for view in views)
             add("made map", Text(f"{entry.key.removesuffix('.weight')}: {before} -> {after}"))
+    if plan.pools:
+        add("max pools", Text(_counted(tuple(map(_pool, plan.pools)))))
     add("pad operators", Text(_counted(plan.pad_operators)))
     add("largest drift", Text(_drift(plan)))
     add("MACs per sample", _compare(plan.target_macs, plan.pretrain_macs))
@@ -213,6 +215,11 @@ def _counted(names: tuple[str, ...]) -> str:
     more = len(names) - _NAMED_OPERATORS
     rest = f" and {more} more" if more > 0 else ""
     return f"{len(names)}: {', '.join(names[:_NAMED_OPERATORS])}{rest}"
+
+
+def _pool(pool: PoolPlan) -> str:
+    change = _change(format_padding(pool.target_padding), format_padding(pool.pretrain_padding))
+    return f"{pool.module or pool.node} padding {change}"
 
 
 def _drift(plan: ScalePlan) -> str:

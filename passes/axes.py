@@ -129,8 +129,10 @@ class Window:
 
     `adjustable` says what the geometry pass may choose: `"conv"` the padding (an uneven or
     negative one costs a pad operator), `"pad"` the padding (the operator is there already),
-    `"none"` nothing. `site` is the weight of a convolution, `position` the spatial axis within it.
-    `fits` says that the kernel may not be longer than the map, even where that is padded.
+    `"pool"` the padding of a max pool, behind the map also one that completes a last window
+    (`ceil_mode`), `"none"` nothing. `site` is the weight of a convolution, `position` the spatial
+    axis within it. `fits` says that the kernel may not be longer than the map, even where that is
+    padded.
     """
 
     node: fx.Node

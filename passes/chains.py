@@ -32,7 +32,7 @@ SIZE_COST = 5.0  # times the relative deviation squared
 INDIVISIBLE_COST = 1.0  # for a map as long as those that are split into windows
 TIE_COST = 1e-3  # of two lengths equally far off, for the wrong one
 FEW = 4  # maps of fewer pixels give up none
-OWN_PADDING = 1e-4  # of two equal solutions, the one with the target's padding
+OWN_PADDING = 1e-7  # of two equal solutions, the one with the target's padding
 TOLERANCE = 1.5  # pixels a length may lie off the target's times the input ratio
 BEAM = 16
 
@@ -185,6 +185,10 @@ class ChainSolver:
         own = window.padding
         if window.adjustable == "none":
             yield own, 0.0
+        elif window.adjustable == "pool":
+            for padding in pool_paddings(window):
+                change = abs(padding[0] - own[0]) + abs(padding[1] - own[1])
+                yield padding, OWN_PADDING * change
         elif window.adjustable == "pad":
             for before in _towards_none(own[0]):
                 for after in _towards_none(own[1]):
@@ -218,6 +222,18 @@ def _around(most: int) -> Iterator[Padding]:
     for before in range(-1, most + 1):
         for after in range(max(-1, before - 1), before + 2):
             yield before, after
+
+
+def pool_paddings(window: Window) -> Iterator[Padding]:
+    """Paddings of a max pool: up to half the kernel, as torch allows, on both sides alike.
+
+    What completes a last window is `ceil_mode`, as long as none begins behind the map.
+    """
+    span = window.dilation * (window.kernel_size - 1) + 1
+    for amount in range(max(window.kernel_size // 2, *window.padding) + 1):
+        yield amount, amount
+        if not window.ceil_mode and 1 < window.stride <= span - amount:
+            yield amount, amount + window.stride - 1
 
 
 def _fits_transposed(padding: Padding, shared: Padding | None) -> bool:

@@ -19,9 +19,14 @@ def tensor_input(node: fx.Node) -> fx.Node:
 
 
 def pad_before(
-    graph: fx.Graph, user: fx.Node, source: fx.Node, padding: Padding, mode: str
+    graph: fx.Graph,
+    user: fx.Node,
+    source: fx.Node,
+    padding: Padding,
+    mode: str = "constant",
+    value: float = 0.0,
 ) -> fx.Node:
-    """Insert `F.pad` over the trailing axes; crops come first, as only zeros can be negative."""
+    """Insert `F.pad` over the trailing axes; crops come first, as only constants are negative."""
     crops = [(min(before, 0), min(after, 0)) for before, after in padding]
     grows = [(max(before, 0), max(after, 0)) for before, after in padding]
     steps: list[tuple[list[tuple[int, int]], str]] = [(list(padding), mode)]
@@ -32,9 +37,9 @@ def pad_before(
             continue
         flat = [amount for pair in reversed(amounts) for amount in pair]
         with graph.inserting_before(user):
-            new = graph.call_function(
-                F.pad, (source, flat), {} if how == "constant" else {"mode": how}
-            )
+            options: dict[str, Any] = {} if how == "constant" else {"mode": how}
+            options |= {"value": value} if value else {}
+            new = graph.call_function(F.pad, (source, flat), options)
         new.meta["nn_module_stack"] = user.meta.get("nn_module_stack")
         source = new
     return source

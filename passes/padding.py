@@ -2,20 +2,23 @@
 
 A layer takes the symmetric padding that all of its calls share along an axis; what is left over
 (a one-sided padding, a crop, calls that differ) goes to a pad operator in front of the call.
+A max pool takes what its windows begin with; one window more at the end is its `ceil_mode`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx
 
-from fxscale.passes.axes import ConvSite
+from fxscale.passes.axes import ConvSite, Window
 from fxscale.passes.geometry import Geometry
+from fxscale.passes.proxies import VALUE
 from fxscale.passes.refusal import refusal
 from fxscale.passes.sites import Convolution, Sites
+from fxscale.passes.windows import window_length
 from fxscale.plan import Padding
 
 
@@ -25,12 +28,28 @@ class Paddings:
 
     `calls` is the whole padding of a call. `layers` is the padding of the layer itself, by weight,
     or `None` where the target's own stays, whatever it is (`padding="same"`). `extra` is what a pad
-    operator in front of the call adds, for the calls that need one.
+    operator in front of the call adds, for the calls that need one. `pools` are the max pools that
+    do not keep theirs.
     """
 
     calls: Mapping[fx.Node, Padding]
     layers: Mapping[str, tuple[int, ...] | None]
     extra: Mapping[fx.Node, Padding]
+    pools: Mapping[fx.Node, PoolPadding]
+
+
+@dataclass(frozen=True)
+class PoolPadding:
+    """What a max pool gets: `before` becomes `after`, by its own `padding` and `ceil_mode`.
+
+    `extra` is what a pad operator adds in front, where only some of its axes want `ceil_mode`.
+    """
+
+    before: Padding
+    after: Padding
+    padding: tuple[int, ...]
+    ceil_mode: bool
+    extra: Padding | None
 
 
 def place_paddings(
@@ -54,7 +73,7 @@ def place_paddings(
             rest = _rest(call, layer, calls[call.node])
             if rest is not None:
                 extra[call.node] = rest
-    return Paddings(calls, layers, extra)
+    return Paddings(calls, layers, extra, dict(_pools(geometry)))
 
 
 def _layer_padding(
@@ -72,6 +91,52 @@ def _layer_padding(
         before, after = next(iter(amounts))
         shared.append(before if len(amounts) == 1 and before == after >= 0 else 0)
     return tuple(shared)
+
+
+def _pools(geometry: Geometry) -> Iterator[tuple[fx.Node, PoolPadding]]:
+    """The max pools whose paddings change; an axis that no window runs along has none."""
+    windows: dict[fx.Node, dict[int, Window]] = defaultdict(dict)
+    for window in geometry.paddings:
+        if window.adjustable == "pool":
+            windows[window.node][window.position] = window
+    for node, along in windows.items():
+        rank = node.meta[VALUE].ndim - 2
+        before, after = [(0, 0)] * rank, [(0, 0)] * rank
+        for position, window in along.items():
+            before[position], after[position] = window.padding, geometry.paddings[window]
+        if before != after:
+            yield node, _pool_padding(geometry, list(along.values()), tuple(before), tuple(after))
+
+
+def _pool_padding(
+    geometry: Geometry, windows: Sequence[Window], before: Padding, after: Padding
+) -> PoolPadding:
+    rest = tuple((0, last - first) for first, last in after)
+    uneven = any(last for _, last in rest)
+    ceil_mode = windows[0].ceil_mode or (
+        uneven and all(_fits_ceil_mode(geometry, window) for window in windows)
+    )
+    return PoolPadding(
+        before,
+        after,
+        padding=tuple(first for first, _ in after),
+        ceil_mode=ceil_mode,
+        extra=rest if uneven and not ceil_mode else None,
+    )
+
+
+def _fits_ceil_mode(geometry: Geometry, window: Window) -> bool:
+    """Whether `ceil_mode` gives an axis the length that was solved for it."""
+    first, _ = geometry.paddings[window]
+    length = window_length(
+        geometry.lengths[window.source],
+        window.kernel_size,
+        window.stride,
+        (first, first),
+        window.dilation,
+        ceil_mode=True,
+    )
+    return length == geometry.lengths[window.out]
 
 
 def _rest(call: ConvSite, layer: tuple[int, ...] | None, wanted: Padding) -> Padding | None:

@@ -2,7 +2,7 @@
 
 1. The module tree is copied; resized parameters are made at their new size, not copied at the old.
 2. Convolutions get their new kernel size and padding in place, under their own names and classes.
-3. Sizes baked into modules and arguments are replaced.
+3. Sizes baked into modules and arguments are replaced, and paddings of pads and max pools.
 4. Pad operators are inserted where the geometry pass asked for one.
 5. Each mode's graph is emitted; where the modes agree, one graph serves both. Branches that were
    taken by the batch size are checked when the network runs.
@@ -36,6 +36,7 @@ from fxscale.passes.graph_edits import pad_before, set_argument, tensor_input
 from fxscale.passes.lookups import freeze_lookups
 from fxscale.passes.ops.registry import any_node
 from fxscale.passes.padding import Paddings
+from fxscale.passes.pools import pad_pools
 from fxscale.passes.proxies import VALUE
 from fxscale.passes.refusal import SOURCE, module_path, refusal
 from fxscale.passes.resamplings import insert_resamplings
@@ -64,6 +65,7 @@ def rewrite(
     freeze_lookups(traced.graph, network.lookups)
     _replace_sizes(root, network.substitutions, geometry.lengths)
     _replace_pads(root, geometry)
+    pad_pools(root, traced.graph, paddings.pools)
     insert_resamplings(traced.graph, network.resamplings, geometry.lengths)
     for adapter_group in _grouped(geometry.adapters):
         _insert_adapter(traced.graph, adapter_group)
@@ -264,7 +266,7 @@ def _insert_adapter(graph: fx.Graph, group: Sequence[Adapter]) -> None:
     first = min(adapter.dim for adapter in group)
     amounts = dict.fromkeys(range(first, rank), (0, 0))
     amounts |= {adapter.dim: adapter.padding for adapter in group}
-    padded = pad_before(graph, join, operand, tuple(amounts.values()), "constant")
+    padded = pad_before(graph, join, operand, tuple(amounts.values()))
     join.replace_input_with(operand, padded)
 
 

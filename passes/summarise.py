@@ -33,6 +33,7 @@ from fxscale.plan import (
     FeatureMap,
     InterfacePlan,
     ModuleVersion,
+    PoolPlan,
     ScalePlan,
     Size,
     StateMap,
@@ -71,6 +72,10 @@ def summarise(
         convs=tuple(
             _conv(c, kernels[c.weight], geometry, paddings, trained) for c in sites.convolutions
         ),
+        pools=tuple(
+            PoolPlan(node.name, module_path(node), pool.before, pool.after)
+            for node, pool in paddings.pools.items()
+        ),
         interfaces=tuple(p for site in sites.interfaces for p in _interfaces(site, geometry)),
         feature_maps=tuple(_feature_maps(network, geometry)),
         pad_operators=pad_operators(geometry, paddings),
@@ -93,6 +98,7 @@ def pad_operators(geometry: Geometry, paddings: Paddings) -> tuple[str, ...]:
     adapted = dict.fromkeys((a.join.name, a.operand.name) for a in geometry.adapters)
     return (
         *(node.name for node in paddings.extra),
+        *(node.name for node, pool in paddings.pools.items() if pool.extra is not None),
         *(f"{operand} -> {join}" for join, operand in adapted),
     )
 

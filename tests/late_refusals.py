@@ -61,7 +61,7 @@ def cut_below_nine(x: Tensor) -> Tensor:
 
 def halves(x: Tensor) -> tuple[Tensor, Tensor]:
     """Of 12 pixels 6 each; of the 9 that a kernel of 2 makes of 8, 4 and 5."""
-    return F.max_pool2d(x, 2), F.max_pool2d(x, 2, ceil_mode=True)
+    return F.avg_pool2d(x, 2), F.avg_pool2d(x, 2, ceil_mode=True)
 
 
 def pooled(m: Any, x: Tensor) -> Tensor:

@@ -1,6 +1,9 @@
 """Pools keep their windows, also where the model computes them from a size. A pool over the whole
 map stays global at every size, and an adaptive pool's output scales like a feature map.
 
+A max pool may get another padding: of minus infinity, it hides nothing, and it lets the map before
+it be a pixel smaller where convolutions with even kernels would have made it a pixel larger.
+
 A pool along a flattened map runs over its pixels as one row, and leaves a row."""
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from fxscale.passes.axes import (
     Annotation,
     Axis,
     Dim,
+    Dims,
     Row,
     Shape,
     is_spatial,
@@ -24,11 +28,23 @@ from fxscale.passes.concatenations import Concatenation
 from fxscale.passes.ops.registry import Call, any_node, handles, per_axis
 from fxscale.passes.ops.unpool import with_indices
 
+_MAX_LAYERS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+_MAX_FUNCTIONS = (
+    F.max_pool1d,
+    F.max_pool2d,
+    F.max_pool3d,
+    F.max_pool1d_with_indices,
+    F.max_pool2d_with_indices,
+    F.max_pool3d_with_indices,
+    torch.max_pool1d,
+    torch.max_pool2d,
+    torch.max_pool3d,
+)
 _MAX_PARAMS = "input kernel_size stride padding dilation ceil_mode return_indices"
 _AVERAGE_PARAMS = "input kernel_size stride padding ceil_mode count_include_pad divisor_override"
 
 
-@handles(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+@handles(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, *_MAX_LAYERS)
 def pool_module(call: Call) -> Annotation:
     module: Any = call.module
     pooled = _pool(
@@ -56,18 +72,7 @@ def average_pool(call: Call) -> Annotation:
     return _pool_function(call, dilation=1, divisor=call.value("divisor_override"))
 
 
-@handles(
-    F.max_pool1d,
-    F.max_pool2d,
-    F.max_pool3d,
-    F.max_pool1d_with_indices,
-    F.max_pool2d_with_indices,
-    F.max_pool3d_with_indices,
-    torch.max_pool1d,
-    torch.max_pool2d,
-    torch.max_pool3d,
-    params=_MAX_PARAMS,
-)
+@handles(*_MAX_FUNCTIONS, params=_MAX_PARAMS)
 def max_pool(call: Call) -> Annotation:
     return _pool_function(call, dilation=call.value("dilation", 1))
 
@@ -105,14 +110,17 @@ def _pool(
     kernels = per_axis(kernel_size, rank)
     strides = kernels if stride is None or stride == [] else per_axis(stride, rank)
     paddings, dilations = per_axis(padding, rank), per_axis(dilation, rank)
+    covered = [
+        is_spatial(dim) and length == 1 and kernel >= target_length(dim) > 1 and padding == 0
+        for dim, length, kernel, padding in zip(dims[2:], lengths, kernels, paddings, strict=True)
+    ]
+    adjustable = "pool" if not any(covered) and _may_move(call, dims[2:]) else "none"
     out: list[Dim] = []
     whole: list[Any] = list(kernels)
     for position, (dim, length) in enumerate(zip(dims[2:], lengths, strict=True)):
         if not is_spatial(dim):
             out.append(() if length == 1 else (Axis(length, spatial=False),))
-        elif (
-            length == 1 and kernels[position] >= target_length(dim) > 1 and paddings[position] == 0
-        ):
+        elif covered[position]:
             out.append(())
             whole[position] = dim
         else:
@@ -125,11 +133,12 @@ def _pool(
                 "dilation": dilations[position],
                 "ceil_mode": ceil_mode,
                 "fits": fits,
+                "adjustable": adjustable,
             }
             out.append((_pooled(call, dim, window),))
     if divisor is not None:  # a sum over the pixels of the window, but for a constant
-        covered = [dim for size, dim in zip(whole, dims[2:], strict=True) if size is dim]
-        call.annotator.sums_over(call.node, tuple(axis for dim in covered for axis in dim))
+        summed = [dim for size, dim in zip(whole, dims[2:], strict=True) if size is dim]
+        call.annotator.sums_over(call.node, tuple(axis for dim in summed for axis in dim))
     if not functional:
         if whole != list(kernels):
             # One window covers the map, so the stride does not matter.
@@ -139,6 +148,15 @@ def _pool(
         if any_node(call.raw(name)) or (name == "kernel_size" and whole != list(kernels)):
             call.annotator.substitute(call.node, tuple(sizes), argument=call.place(name))
     return Shape((*dims[:2], *out))
+
+
+def _may_move(call: Call, dims: Dims) -> bool:
+    """Whether the padding may change: of a max pool over maps, whose pixels nobody counts."""
+    return (
+        call.annotator.target_of(call.node) in (*_MAX_LAYERS, *_MAX_FUNCTIONS)
+        and isinstance(call.result, torch.Tensor)
+        and all(len(dim) == 1 and is_spatial(dim) and not isinstance(dim[0], Row) for dim in dims)
+    )
 
 
 def _pooled(call: Call, dim: Dim, window: dict[str, Any]) -> Axis:

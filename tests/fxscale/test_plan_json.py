@@ -41,7 +41,7 @@ def test_fields_with_defaults_may_be_absent() -> None:
     assert ScalePlan.from_json(_changed(lambda d: d["convs"][0].pop("transposed"))) == SAMPLE
 
 
-OPTIONAL = (".transposed", ".parts", ".parts_axis", ".of", ".centred", "module_versions")
+OPTIONAL = (".transposed", ".parts", ".parts_axis", ".of", ".centred", "module_versions", "pools")
 
 
 @settings(max_examples=50)

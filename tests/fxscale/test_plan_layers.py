@@ -134,13 +134,13 @@ def test_every_reader_stands_below_what_it_reads(found: tuple[Layer, ...]) -> No
 
 
 class Unequal(nn.Module):
-    """Two ways of pools, which have no padding to choose, meet one pixel apart."""
+    """Two ways of average pools, which keep their padding, meet one pixel apart."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(1, 2, 1)
-        self.slow = nn.Sequential(nn.MaxPool2d(2), nn.MaxPool2d(2))
-        self.fast = nn.MaxPool2d(3, 4, 0)
+        self.slow = nn.Sequential(nn.AvgPool2d(2), nn.AvgPool2d(2))
+        self.fast = nn.AvgPool2d(3, 4, 0)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)

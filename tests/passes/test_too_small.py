@@ -35,7 +35,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, str]] = {
         r"in module '0'.*: the feature map has 4 pixels left .*, too few for a kernel of 5",
     ),
     "pool": (
-        lambda: nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.MaxPool2d(4)),
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.AvgPool2d(4)),
         24,
         r"in module '1'.*: the feature map has \d pixels left .*, too few for a kernel of 4",
     ),
@@ -115,9 +115,9 @@ def test_an_adaptive_pool_that_would_lengthen_is_refused() -> None:
 
     def forward(m: nn.Module, x: Tensor) -> list[Tensor]:
         first = F.adaptive_avg_pool2d(x, 8)
-        shorter = F.max_pool2d(F.max_pool2d(x, 2, 1), 3, 1)
+        shorter = F.avg_pool2d(F.avg_pool2d(x, 2, 1), 3, 1)
         second = F.adaptive_avg_pool2d(shorter, 8)
-        return [F.max_pool2d(first, 2), F.max_pool2d(first, 3), second]
+        return [F.avg_pool2d(first, 2), F.avg_pool2d(first, 3), second]
 
     model = Around(forward)
     with pytest.raises(SizeError, match=r"which the layer would have to lengthen.*; the smallest"):
