@@ -8,13 +8,18 @@ from __future__ import annotations
 from torch import nn
 
 
-def small_vgg(num_classes: int = 10) -> nn.Module:
+def small_vgg(num_classes: int = 10, *, layers_per_block: int = 2) -> nn.Module:
     layers: list[nn.Module] = []
     channels = 3
     for width in (16, 32, 64):
-        for _ in range(2):
+        for _ in range(layers_per_block):
             layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
             channels = width
         layers.append(nn.MaxPool2d(2))
     head = [nn.Flatten(), nn.Linear(64 * 8 * 8, 256), nn.ReLU(), nn.Dropout(0.5)]
     return nn.Sequential(*layers, *head, nn.Linear(256, num_classes))
+
+
+def small_vgg_of_threes(num_classes: int = 10) -> nn.Module:
+    """With three layers in a block, as VGG-16 has: 2 x 2 kernels cannot keep the size of its maps."""
+    return small_vgg(num_classes, layers_per_block=3)
