@@ -21,5 +21,5 @@ def small_vgg(num_classes: int = 10, *, layers_per_block: int = 2) -> nn.Module:
 
 
 def small_vgg_of_threes(num_classes: int = 10) -> nn.Module:
-    """With three layers in a block, as VGG-16 has: 2 x 2 kernels cannot keep the size of its maps."""
+    """With three layers in a block, as VGG-16 has, where 2 x 2 kernels cannot keep a map's size."""
     return small_vgg(num_classes, layers_per_block=3)

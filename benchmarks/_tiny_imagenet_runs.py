@@ -14,6 +14,7 @@ import fxscale
 from fxscale.errors import FxscaleError
 from fxscale.models.registry import create
 from fxscale.training import ImageSet, Recipe, Run, SmallResNet, image_folder
+from fxscale.training.models import resized_progressively
 from fxscale.training.settings import Precision
 
 
@@ -67,6 +68,13 @@ class Experiment:
 
     def pretrain_network(self, target: nn.Module) -> nn.Module:
         return fxscale.downscale(target, self.pretrain_size, target_size=self.target_size)
+
+    def resized(self, target: nn.Module, size: int) -> nn.Module:
+        """The target for images of this size: itself, but for a head that takes no others."""
+        if size == self.target_size:
+            return target
+        (network,) = resized_progressively(target, self.target_size, [size])
+        return network
 
     def changes(self, kind: str) -> list[int]:
         """After which epochs runs leave a beginning, `"resized"` or `"progressive"`, in order."""

@@ -9,8 +9,8 @@ the same recipe and for equally many epochs:
 2. the pre-train network alone;
 3. the pre-train network, with the transition after each of `--transitions` epochs;
 4. progressive resizing: the unchanged target network on small images, then on large ones, switched
-   after the same epochs (or `--progressive-at` others; none for a network of one image size),
-   optimizer and all carried on;
+   after the same epochs (or `--progressive-at` others), optimizer and all carried on; a network of
+   one image size has its fully connected interface resized, which no other tool does;
 5. one after the other: for each `A,B` of `--both`, the pre-train network until epoch A, the target
    on small images until epoch B, then on its own; for each of `--ramps` with images of a third
    size between them.
@@ -41,6 +41,7 @@ from benchmarks._tiny_imagenet_report import RunNames, report
 from benchmarks._tiny_imagenet_runs import Course, Experiment, Journal
 from fxscale.errors import FxscaleError
 from fxscale.files import written_whole
+from fxscale.pretrain_network import PretrainNetwork
 from fxscale.training import (
     Augmentation,
     Change,
@@ -98,8 +99,8 @@ class Benchmark:
             stage, records = self.beginning(trainer, "resized", course.pretrain)
             if course.pretrain < epochs:
                 size = experiment.pretrain_size if course.small else experiment.target_size
-                target = experiment.network(seed)
-                stage, change = trainer.upscale(stage, target, size=size, epoch=course.pretrain)
+                network = experiment.resized(experiment.network(seed), size)
+                stage, change = trainer.upscale(stage, network, size=size, epoch=course.pretrain)
                 changes.append(change)
             if course.small:
                 stage.phase = SMALL_PHASES["progressive"]
@@ -110,7 +111,11 @@ class Benchmark:
             stage, records = trainer.stage("target", network, experiment.target_size), []
         for epoch, size in enlargements:
             records += trainer.fit(stage, range(len(records), epoch))
-            stage, change = trainer.enlarge(stage, size=size, epoch=epoch)
+            network = experiment.resized(experiment.network(seed), size)
+            if isinstance(stage.network, PretrainNetwork):  # a head that has to fit
+                stage, change = trainer.upscale(stage, network, size=size, epoch=epoch)
+            else:
+                stage, change = trainer.enlarge(stage, size=size, epoch=epoch)
             if size != experiment.target_size:
                 stage.phase = middle_phase(size)
             changes.append(change)
@@ -122,8 +127,11 @@ class Benchmark:
     ) -> tuple[Stage, list[EpochRecord]]:
         """A small-image stage after `length` epochs, from the furthest checkpoint before it."""
         target = self.experiment.network(trainer.seed)
-        network = self.experiment.pretrain_network(target) if kind == "resized" else target
-        stage = trainer.stage(SMALL_PHASES[kind], network, self.experiment.pretrain_size)
+        size = self.experiment.pretrain_size
+        network = self.experiment.resized(target, size)
+        if kind == "resized":
+            network = self.experiment.pretrain_network(target)
+        stage = trainer.stage(SMALL_PHASES[kind], network, size)
         records: list[EpochRecord] = []
         stops = [e for e in self.experiment.changes(kind) if e <= length]
         for stop in reversed(stops):
@@ -197,12 +205,12 @@ def step_times(
         "target": training_step(target, experiment.target_size, settings),
         "pre-train": training_step(pretrain, experiment.pretrain_size, settings),
     }
+    sizes = {middle_phase(c.middle[1]): c.middle[1] for c in experiment.courses if c.middle}
     if any(course.small for course in experiment.courses):
-        steps["small images"] = training_step(target, experiment.pretrain_size, settings)
-    for course in experiment.courses:
-        if course.middle is not None:
-            size = course.middle[1]
-            steps[middle_phase(size)] = training_step(target, size, settings)
+        sizes["small images"] = experiment.pretrain_size
+    for phase, size in sizes.items():
+        network = experiment.resized(target, size).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch declares no memory_format here
+        steps[phase] = training_step(network, size, settings)
     return alternating_medians(steps, repeats=ROUNDS, device=device)
 
 
@@ -330,7 +338,7 @@ def runs_parser(description: str | None) -> argparse.ArgumentParser:
         type=int,
         nargs="*",
         help="epochs before the change of size in progressive resizing (default: --transitions); "
-        "no number: without it, as for networks of one image size",
+        "no number: without it",
     )
     parser.add_argument(
         "--both",

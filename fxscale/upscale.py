@@ -113,17 +113,20 @@ def stage_maps(plan: ScalePlan, into: ScalePlan) -> tuple[StateMap, ...]:
 
 
 def maps_between(pretrain: nn.Module, network: nn.Module) -> tuple[StateMap, ...]:
-    """State maps to `network`: the target, or a larger pre-train stage of the same target."""
+    """State maps to `network`: the target, or a later pre-train stage of the same target."""
     plan = plan_of(pretrain)
     into = getattr(unwrap(network), "plan", None)
     if not isinstance(into, ScalePlan):
         return plan.state
-    if prod(into.pretrain_size) <= prod(plan.pretrain_size):
+    maps = stage_maps(plan, into)
+    images = prod(into.pretrain_size) - prod(plan.pretrain_size)
+    if images < 0 or (images == 0 and all(m.pretrain_view == m.target_view for m in maps)):
         raise PlanMismatchError(
             f"expected the target network ({plan.model}) or a pre-train network for images larger "
-            f"than {_times(plan.pretrain_size)}, found one for {_times(into.pretrain_size)}"
+            f"than {_times(plan.pretrain_size)} or with larger kernels, found one for "
+            f"{_times(into.pretrain_size)}"
         )
-    return stage_maps(plan, into)
+    return maps
 
 
 def _compose(first: StateMap, second: StateMap) -> StateMap:

@@ -62,7 +62,7 @@ def compare(
     """Train a network in several ways with the same seeds, and write one report.
 
     The target network alone; the pre-train network alone; progressive resizing, which is the
-    unchanged network on small images first (left out where its head does not take them); and the
+    unchanged network on small images first (where its head does not take them, resized); and the
     pre-train network with a transition, one variant per `--resize-at`. Writes `comparison.html`
     (which holds its pictures), PNG files and `comparison.json`: accuracy against epochs and against
     training time, and a table of best accuracy (epoch) and total time. With --json,

@@ -97,7 +97,8 @@ def training_options(
         _network(
             metavar="SIZE[,SIZE...]",
             help="Progressive resizing: image sizes on which the target itself trains before its "
-            "own, after the pre-train networks or, with --pretrain-size none, alone.",
+            "own, after the pre-train networks or, with --pretrain-size none, alone. A fully "
+            "connected head is resized with the images.",
         ),
     ] = None,
     kernels: Annotated[str, kernels_option(rich_help_panel=_NETWORK)] = "paper",

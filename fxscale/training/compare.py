@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fxscale.errors import CheckpointError, FxscaleError, SizeError
 from fxscale.files import written_whole
+from fxscale.pretrain_network import PretrainNetwork
 from fxscale.training import models
 from fxscale.training.devices import gpu_name, launch
 from fxscale.training.history import History
@@ -72,14 +73,14 @@ _NAMES: dict[Kind, str] = {
 class Comparison:
     """Variants, the target alone first, each with one history per seed, in the same order.
 
-    `left_out` says why variants that were chosen are not among them. `gpu` names the device that
-    trained them, `None` where it was a CPU.
+    `remarks` say why variants that were chosen are not among them, and which have a head that was
+    resized. `gpu` names the device that trained them, `None` where it was a CPU.
     """
 
     variants: tuple[Variant, ...]
     histories: tuple[tuple[History, ...], ...]
     data: str
-    left_out: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     gpu: str | None = None
 
     @property
@@ -170,8 +171,9 @@ def compare(
     Every run can be resumed as `train` can, and a finished one is not repeated: to add a
     transition epoch or a seed to a comparison, call this again with `resume`.
 
-    A network with a fully connected head of fixed size cannot be resized progressively: such
-    variants are left out, and the comparison says so.
+    A network with a fully connected head of fixed size, unchanged, cannot be resized progressively:
+    its head is resized (`models.resized_progressively`), or where that fails, too, such variants
+    are left out. The comparison says so.
 
     **Arguments:**
 
@@ -180,7 +182,7 @@ def compare(
     - `seeds`: how many; they count up from that of the settings.
     - `resume`: go on with the runs that are there.
     - `observers`: those of a run, from its title.
-    - `note`: told at the beginning what is left out, and why.
+    - `note`: told the remarks at the beginning.
     - `source`, `factory`, `accelerator`, `fabric`: as for `train`.
 
     **Raises:** what `train` raises; `FxscaleError` where one of the variants cannot be compiled,
@@ -197,11 +199,9 @@ def compare(
     settings = chosen[0].settings
     source = source or open_source(settings.data)
     factory = factory or models.named_model(settings.model)
-    impossible = _impossible(chosen, factory, len(source.classes))
-    left_out = tuple(dict.fromkeys(impossible.values()))  # one network, one reason
-    for reason in left_out:
-        note(f"left out: {reason}")
-    chosen = [variant for variant in chosen if variant.key not in impossible]
+    chosen, remarks = _examined(chosen, factory, len(source.classes))
+    for remark in remarks:
+        note(remark)
     fabric = fabric or launch(settings, accelerator)
     histories: dict[str, list[History]] = {variant.key: [] for variant in chosen}
     # All variants of a seed before the next seed: what is finished early is a comparison, too.
@@ -225,30 +225,37 @@ def compare(
                     _write(folder, seeded, history)
             histories[variant.key].append(history)
     return Comparison(
-        tuple(chosen),
+        chosen,
         tuple(map(tuple, histories.values())),
         source.name,
-        left_out,
+        remarks,
         gpu_name(fabric),
     )
 
 
-def _impossible(
+def _examined(
     chosen: Sequence[Variant], factory: models.ModelFactory, classes: int
-) -> dict[str, str]:
-    """Keys of the variants of progressive resizing that are impossible, and why.
+) -> tuple[tuple[Variant, ...], tuple[str, ...]]:
+    """The variants that are possible, and remarks on the others and on resized heads.
 
-    Raises `FxscaleError` if any other variant is.
+    Raises `FxscaleError` where one is not, unless it is one of progressive resizing.
     """
-    found = {}
+    possible, remarks = [], []
     for variant in chosen:
         try:
-            models.networks(variant.settings, factory, classes)
+            networks = models.networks(variant.settings, factory, classes)
         except FxscaleError as error:
             if not (variant.kind == "progressive" and isinstance(error, SizeError)):
                 raise FxscaleError(f"{variant.name}: {error}") from error
-            found[variant.key] = str(error)
-    return found
+            remarks.append(f"left out: {error}")
+            continue
+        possible.append(variant)
+        if variant.kind == "progressive" and isinstance(networks[0], PretrainNetwork):
+            remarks.append(
+                f"progressive resizing: {type(networks[-1]).__name__} takes images of one size, so "
+                f"that its fully connected head is resized with them"
+            )
+    return tuple(possible), tuple(dict.fromkeys(remarks))
 
 
 def _finished(folder: Path, settings: Settings) -> History | None:

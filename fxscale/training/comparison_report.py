@@ -69,7 +69,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "data": comparison.data,
         "seeds": list(comparison.seeds),
         "finding": finding(comparison),
-        "left_out": list(comparison.left_out),
+        "remarks": list(comparison.remarks),
         "variants": [
             {
                 **{key: value for key, value in asdict(row).items() if key != "variant"},
@@ -125,7 +125,9 @@ def _page(
         for name, picture in pictures
     )
     options = escape(json.dumps(settings.to_dict(), indent=1))
-    left_out = "".join(f'<p class="note">Left out: {escape(r)}.</p>' for r in comparison.left_out)
+    remarks = "".join(
+        f'<p class="note">{escape(r[:1].upper() + r[1:])}.</p>' for r in comparison.remarks
+    )
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head><meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style></head>
@@ -146,7 +148,7 @@ every epoch of a phase taken the phase's median time. Progressive resizing train
 network on small images first.
 Thin lines: networks before the last transition. Rings: right after a transition. Bands: from the
 lowest to the highest seed. Dotted, in the last picture: the accuracy of the target alone.</p>
-{left_out}
+{remarks}
 {images}
 <h2>How it was measured</h2>
 <p class="note">{date}, torch {escape(machine["torch"])}, {escape(where)}, data:

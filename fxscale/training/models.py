@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fxscale.compiler import downscale
-from fxscale.errors import SizeError, first_line
+from fxscale.errors import FxscaleError, SizeError, first_line
 from fxscale.models import registry
 from fxscale.passes.evaluate import quiet_failures
 from fxscale.pretrain_network import PretrainNetwork
@@ -41,16 +41,12 @@ def named_model(name: str) -> ModelFactory:
 def networks(settings: Settings, factory: ModelFactory, classes: int) -> list[nn.Module]:
     """The network of every phase, the target last; the same for the same settings.
 
-    The phases of progressive resizing have one and the same network, the target.
-
-    **Raises:** what `fxscale.downscale` raises; `SizeError` where images are to be resized
-    progressively, but the target does not take small ones.
+    **Raises:** what `fxscale.downscale` and `resized_progressively` raise.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         target = factory(classes)
-    if settings.progressive_sizes:
-        _check_takes(target, (settings.target_size, *settings.progressive_sizes))
+    kept = resized_progressively(target, settings.target_size, settings.progressive_sizes)
     small = [
         downscale(
             target,
@@ -61,11 +57,33 @@ def networks(settings: Settings, factory: ModelFactory, classes: int) -> list[nn
         )
         for size in settings.pretrain_sizes
     ]
-    return [*small, *[target] * (len(settings.progressive_sizes) + 1)]
+    return [*small, *kept, target]
 
 
-def _check_takes(target: nn.Module, sizes: tuple[int, ...]) -> None:
-    """Raises `SizeError` unless the network, as it is, takes images of all sizes.
+def resized_progressively(
+    target: nn.Module, target_size: int, sizes: Sequence[int]
+) -> list[nn.Module]:
+    """A network with all of the target's kernels for each of `sizes`, smaller than `target_size`.
+
+    That is the target itself, as often as there are sizes, or, if it does not take small images,
+    pre-train networks of which all kernels are kept: a fully connected interface gets smaller.
+
+    **Raises:** `SizeError` where neither is possible.
+    """
+    refused = _refusal(target, (target_size, *sizes)) if sizes else None
+    if refused is None:
+        return [target] * len(sizes)
+    try:
+        return [downscale(target, size, target_size=target_size, keep=["*"]) for size in sizes]
+    except FxscaleError as error:
+        raise SizeError(
+            f"progressive resizing is impossible: {type(target).__name__}, unchanged, {refused}; "
+            f"and with another head: {error}"
+        ) from error
+
+
+def _refusal(target: nn.Module, sizes: tuple[int, ...]) -> str | None:
+    """Why the network, as it is, does not take images of all sizes; `None` where it does.
 
     Runs on fake tensors: nothing is computed.
     """
@@ -77,12 +95,8 @@ def _check_takes(target: nn.Module, sizes: tuple[int, ...]) -> None:
                 try:
                     network(torch.empty(_PROBES, 3, size, size))
                 except Exception as error:  # whatever the network raises
-                    raise SizeError(
-                        f"progressive resizing is impossible: {type(target).__name__}, unchanged, "
-                        f"does not take images of {size} px: {first_line(error)}. Where its head "
-                        f"is fully connected on a feature map of fixed size, train it with "
-                        f"pre-train networks, whose heads fit, or alone"
-                    ) from error
+                    return f"does not take images of {size} px: {first_line(error)}"
+    return None
 
 
 def costs(found: list[nn.Module], settings: Settings) -> list[int]:

@@ -52,7 +52,7 @@ class Settings:
     - `kernels`, `keep`: as for `fxscale.downscale`.
     - `progressive_sizes`: those on which the target itself, not a layer of it changed, trains
       before its own: progressive resizing, after the pre-train networks or, without any, alone.
-      They grow, too, from the last pre-train size on.
+      They grow, too, from the last pre-train size on. A head that takes no other size is resized.
 
     **Schedule**
 

@@ -163,18 +163,16 @@ def test_phases_are_those_of_the_variants(images: Path, tmp_path: Path) -> None:
     assert "holds a comparison already" in again.stderr
 
 
-def test_a_head_of_fixed_size_is_left_out_of_progressive_resizing(
-    images: Path, tmp_path: Path
-) -> None:
+def test_a_head_of_fixed_size_is_resized_progressively(images: Path, tmp_path: Path) -> None:
     options = command(images, tmp_path, "--resize-at", "1", "--epochs", "2", model="fixed")
     result = runner.invoke(app, [*options, "--milestones", ""])
     assert result.exit_code == 0, result.output
     words = " ".join(result.output.split())
-    assert "left out: progressive resizing is impossible: SmallResNet, unchanged, " in words
+    assert "progressive resizing: SmallResNet takes images of one size, so that its " in words
     runs = tmp_path / "out" / "runs"
-    assert {p.name for p in runs.iterdir()} == {"target", "pretrain", "resized-1"}
+    assert {p.name for p in runs.iterdir()} == {"target", "pretrain", "progressive-1", "resized-1"}
     page = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
-    assert "Left out: progressive resizing is impossible" in page
+    assert "Progressive resizing: SmallResNet takes images of one size" in page
 
 
 @pytest.mark.parametrize(

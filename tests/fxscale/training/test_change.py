@@ -15,10 +15,11 @@ from torch import Tensor, nn
 import fxscale
 from fxscale.errors import FxscaleError
 from fxscale.training import change
+from fxscale.training.models import ModelFactory
 from fxscale.training.randomness import ORDER, derive
 from fxscale.training.run import TrainingResult, train
 from fxscale.training.settings import Settings
-from tests.fxscale.training.small_runs import Pooled, same, settings, squares, unshifted
+from tests.fxscale.training.small_runs import Pooled, Tiny, same, settings, squares, unshifted
 
 
 def test_progressive_resizing_is_a_plain_loop_on_larger_images(tmp_path: Path) -> None:
@@ -84,18 +85,22 @@ ALONE = settings(
     pretrain_sizes=(), progressive_sizes=(17,), average=0.5, checkpoint_every="3 steps"
 )
 ON_TOP = settings(progressive_sizes=(17,), resize_at="1,2", checkpoint_every="3 steps")
+THREE = [(0, 17), (1, 17), (2, 24), (2, 24)]
 
 
 @pytest.mark.parametrize(
-    ("chosen", "phases", "steps"),
+    ("factory", "chosen", "phases", "steps"),
     [
         # Before and after the transition, which comes after 8 steps; with a moving average.
-        *((ALONE, [(0, 17), (0, 17), (1, 24), (1, 24)], steps) for steps in (5, 9)),
+        *((Pooled, ALONE, [(0, 17), (0, 17), (1, 24), (1, 24)], steps) for steps in (5, 9)),
         # In the pre-train network, in the target's small images and behind them.
-        *((ON_TOP, [(0, 17), (1, 17), (2, 24), (2, 24)], steps) for steps in (3, 6, 11)),
+        *((Pooled, ON_TOP, THREE, steps) for steps in (3, 6, 11)),
+        # The same with a head that is resized twice.
+        *((Tiny, ON_TOP, THREE, steps) for steps in (6, 11)),
     ],
 )
 def test_progressive_resizing_resumes_bit_for_bit(
+    factory: ModelFactory,
     chosen: Settings,
     phases: list[tuple[int, int]],
     steps: int,
@@ -110,7 +115,7 @@ def test_progressive_resizing_resumes_bit_for_bit(
             tmp_path / folder,
             resume=resume,
             source=source,
-            factory=Pooled,
+            factory=factory,
             accelerator="cpu",
         )
 

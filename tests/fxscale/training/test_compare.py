@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from fxscale.errors import CheckpointError, FxscaleError
 from fxscale.training import compare as module
 from fxscale.training.compare import Comparison, compare, variants
 from fxscale.training.run import train
-from tests.fxscale.training.small_runs import Pooled, settings, source, tiny
+from tests.fxscale.training.small_runs import Pooled, WideKernel, settings, source, tiny
 
 
 def run(output: Path, *rules: str, resume: bool = False, **options: Any) -> Comparison:
@@ -125,20 +127,38 @@ def test_what_cannot_be_compiled_is_told_before_anything_is_trained(tmp_path: Pa
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_head_of_fixed_size_is_not_resized_progressively(tmp_path: Path) -> None:
-    """Nor is another network trained in its place."""
+def compared(folder: Path, factory: Callable[[int], nn.Module]) -> tuple[Comparison, list[str]]:
     noted: list[str] = []
     found = compare(
         variants(settings(epochs=2, milestones=(), resize_at="1"), ["1"]),
-        tmp_path,
+        folder,
         source=source(),
-        factory=tiny,
+        factory=factory,
         note=noted.append,
         accelerator="cpu",
     )
+    return found, noted
+
+
+def test_a_head_of_fixed_size_is_resized_with_the_images(tmp_path: Path) -> None:
+    found, noted = compared(tmp_path, tiny)
+    assert [v.kind for v in found.variants] == ["target", "pretrain", "progressive", "resized"]
+    (remark,) = found.remarks
+    assert remark.startswith("progressive resizing: Tiny takes images of one size, so that its ")
+    assert noted == [remark]
+    (history,) = found.histories[2]
+    assert [epoch.size for epoch in history.epochs] == [17, 24]
+
+
+def test_where_kept_kernels_do_not_fit_progressive_resizing_is_left_out(tmp_path: Path) -> None:
+    found, noted = compared(tmp_path, WideKernel)
     assert [v.kind for v in found.variants] == ["target", "pretrain", "resized"]
     assert len(found.histories) == 3
-    (reason,) = found.left_out
-    assert re.match(r"progressive resizing is impossible: Tiny, .*of 17 px", reason)
-    assert noted == [f"left out: {reason}"]
+    (remark,) = found.remarks
+    assert re.match(
+        r"left out: progressive resizing is impossible: WideKernel, .*of 17 px.*; and with another "
+        r"head: input size too small: .*too few for a kernel of 6",
+        remark,
+    )
+    assert noted == [remark]
     assert {p.name for p in (tmp_path / "runs").iterdir()} == {"target", "pretrain", "resized-1"}

@@ -146,9 +146,8 @@ def test_the_device_is_the_one_that_trained(
     assert machine["gpu"] == gpu
 
 
-def test_what_is_left_out_is_said(tmp_path: Path) -> None:
-    path = write_report(replace(comparison(), left_out=("no <small> images",)), tmp_path)
+def test_remarks_are_made(tmp_path: Path) -> None:
+    remark = "left out: no <small> images"
+    path = write_report(replace(comparison(), remarks=(remark,)), tmp_path)
     assert "Left out: no &lt;small&gt; images." in path.read_text(encoding="utf-8")
-    assert json.loads((tmp_path / "comparison.json").read_text())["left_out"] == [
-        "no <small> images"
-    ]
+    assert json.loads((tmp_path / "comparison.json").read_text())["remarks"] == [remark]

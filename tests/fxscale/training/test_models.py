@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from fxscale.errors import SizeError
 from fxscale.models import create
 from fxscale.pretrain_network import PretrainNetwork
-from fxscale.training.models import costs, networks
-from tests.fxscale.training.small_runs import Pooled, same, settings, tiny
+from fxscale.training.models import ModelFactory, costs, networks
+from tests.fxscale.training.small_runs import Pooled, WideKernel, same, settings, tiny
 
 
 def test_progressive_resizing_has_the_target_in_every_phase() -> None:
@@ -48,16 +48,36 @@ class HardCodedView(nn.Module):
         return logits
 
 
-def test_a_head_of_fixed_size_cannot_be_resized_progressively() -> None:
-    """A network with another head would be another network."""
+@pytest.mark.parametrize(
+    ("factory", "size", "interface"), [(tiny, 17, 8 * 4 * 4), (lambda _: HardCodedView(), 12, 144)]
+)
+def test_a_head_of_fixed_size_is_resized(factory: ModelFactory, size: int, interface: int) -> None:
+    chosen = settings(pretrain_sizes=(), progressive_sizes=(size,))
+    small, target = networks(chosen, factory, 2)
+
+    assert isinstance(small, PretrainNetwork)
+    assert small.plan.pretrain_size == (size, size)
+    assert all(c.pretrain_kernel_size == c.kernel_size for c in small.plan.convs)
+    assert small.get_submodule("fc").in_features == interface
+    assert small(torch.zeros(7, 3, size, size)).shape == (7, 2)
+    assert costs([small, target], chosen) == [small.plan.pretrain_macs, small.plan.target_macs]
+
+
+def test_where_neither_the_head_nor_the_kernels_fit_it_is_told() -> None:
     with pytest.raises(
-        SizeError, match=r"progressive resizing is impossible: Tiny, unchanged, .* of 17 px: "
+        SizeError,
+        match=r"progressive resizing is impossible: WideKernel, unchanged, .* of 17 px: .*; and "
+        r"with another head: input size too small: .*too few for a kernel of 6",
     ):
-        networks(settings(pretrain_sizes=(), progressive_sizes=(17,)), tiny, 2)
-    assert HardCodedView()(torch.zeros(4, 3, 12, 12)).shape == (1, 2)
-    chosen = settings(pretrain_sizes=(), progressive_sizes=(12,))
-    with pytest.raises(SizeError, match="HardCodedView, unchanged, does not take images of 12 px"):
-        networks(chosen, lambda _: HardCodedView(), 2)
+        networks(settings(pretrain_sizes=(), progressive_sizes=(17,)), WideKernel, 2)
+
+
+def test_small_kernels_then_small_images_with_a_head_of_fixed_size() -> None:
+    chosen = settings(progressive_sizes=(17, 20), resize_at="1,2,3")
+    plans = [n.plan for n in networks(chosen, tiny, 2) if isinstance(n, PretrainNetwork)]
+    assert [plan.pretrain_size[0] for plan in plans] == [17, 17, 20]
+    assert [plan.interfaces[0].pretrain_size[0] for plan in plans] == [4, 4, 5]
+    assert [plan.convs[0].pretrain_kernel_size[0] for plan in plans] == [3, 5, 5]
 
 
 def test_the_target_may_train_on_small_images_after_the_pretrain_network() -> None:
