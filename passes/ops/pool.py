@@ -55,10 +55,27 @@ def pool_module(call: Call) -> Annotation:
         dilation=getattr(module, "dilation", 1),
         ceil_mode=module.ceil_mode,
         fits=isinstance(module, nn.AvgPool3d),
-        divisor=getattr(module, "divisor_override", None),
+        growth=0.0 if getattr(module, "divisor_override", None) is None else 1.0,
         functional=False,
     )
     return with_indices(call, pooled) if getattr(module, "return_indices", False) else pooled
+
+
+@handles(nn.LPPool1d, nn.LPPool2d, nn.LPPool3d)
+def p_norm_pool_module(call: Call) -> Annotation:
+    """The p-norm of a window; one that covers the map grows with the p-th root of its pixels."""
+    module: Any = call.module
+    return _pool(
+        call,
+        kernel_size=module.kernel_size,
+        stride=module.stride,
+        padding=0,
+        dilation=1,
+        ceil_mode=module.ceil_mode,
+        fits=isinstance(module, nn.LPPool3d),
+        growth=1 / module.norm_type,
+        functional=False,
+    )
 
 
 @handles(
@@ -69,24 +86,35 @@ def pool_module(call: Call) -> Annotation:
     params=_AVERAGE_PARAMS,
 )
 def average_pool(call: Call) -> Annotation:
-    return _pool_function(call, dilation=1, divisor=call.value("divisor_override"))
+    growth = 0.0 if call.value("divisor_override") is None else 1.0
+    return _pool_function(call, growth)
+
+
+@handles(
+    F.lp_pool1d,
+    F.lp_pool2d,
+    F.lp_pool3d,
+    params="input norm_type kernel_size stride ceil_mode",
+)
+def p_norm_pool(call: Call) -> Annotation:
+    return _pool_function(call, growth=1 / call.value("norm_type"))
 
 
 @handles(*_MAX_FUNCTIONS, params=_MAX_PARAMS)
 def max_pool(call: Call) -> Annotation:
-    return _pool_function(call, dilation=call.value("dilation", 1))
+    return _pool_function(call)
 
 
-def _pool_function(call: Call, dilation: Any, divisor: int | None = None) -> Annotation:
+def _pool_function(call: Call, growth: float = 0.0) -> Annotation:
     pooled = _pool(
         call,
         kernel_size=call.value("kernel_size"),
         stride=call.value("stride"),
-        padding=call.value("padding", 0),
-        dilation=dilation,
+        padding=call.value("padding", 0) if "padding" in call.params else 0,
+        dilation=call.value("dilation", 1) if "dilation" in call.params else 1,
         ceil_mode=call.value("ceil_mode", False),
-        fits=call.node.target is F.avg_pool3d,
-        divisor=divisor,
+        fits=call.node.target in (F.avg_pool3d, F.lp_pool3d),
+        growth=growth,
         functional=True,
     )
     return with_indices(call, pooled) if isinstance(call.result, tuple) else pooled
@@ -101,9 +129,10 @@ def _pool(
     dilation: Any,
     ceil_mode: bool,
     fits: bool,
-    divisor: int | None,
+    growth: float,
     functional: bool,
 ) -> Shape:
+    """A pool whose result grows with the pixels of a window that covers the map, to this power."""
     dims = call.dims()
     lengths = (call.result[0] if isinstance(call.result, tuple) else call.result).shape[2:]
     rank = len(lengths)
@@ -136,9 +165,10 @@ def _pool(
                 "adjustable": adjustable,
             }
             out.append((_pooled(call, dim, window),))
-    if divisor is not None:  # a sum over the pixels of the window, but for a constant
+    if growth:
         summed = [dim for size, dim in zip(whole, dims[2:], strict=True) if size is dim]
-        call.annotator.sums_over(call.node, tuple(axis for dim in summed for axis in dim))
+        axes = tuple(axis for dim in summed for axis in dim)
+        call.annotator.sums_over(call.node, axes, power=growth)
     if not functional:
         if whole != list(kernels):
             # One window covers the map, so the stride does not matter.
@@ -146,7 +176,8 @@ def _pool(
         return Shape((*dims[:2], *out))
     for name, sizes in (("kernel_size", whole), ("stride", strides)):
         if any_node(call.raw(name)) or (name == "kernel_size" and whole != list(kernels)):
-            call.annotator.substitute(call.node, tuple(sizes), argument=call.place(name))
+            value = tuple(sizes) if rank > 1 else sizes[0]  # F.lp_pool1d takes no tuple
+            call.annotator.substitute(call.node, value, argument=call.place(name))
     return Shape((*dims[:2], *out))
 
 

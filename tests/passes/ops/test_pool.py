@@ -22,6 +22,8 @@ KEPT: dict[str, nn.Module] = {
     "max dilated": nn.MaxPool2d(2, 1, dilation=2),
     "average": nn.AvgPool2d(2),
     "average padded": nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+    "p-norm": nn.LPPool2d(2, 3, 2),
+    "p-norm ceil": nn.LPPool2d(4, (2, 3), ceil_mode=True),
     "average uneven": nn.AvgPool2d((2, 3), (1, 2)),
     "adaptive to one": nn.AdaptiveAvgPool2d(1),
     "adaptive max to one": nn.AdaptiveMaxPool2d((1, 1)),
@@ -170,6 +172,29 @@ def test_a_window_computed_from_a_size_stays(pool: Any) -> None:
         by_hand = partial(F.max_pool2d, ceil_mode=True)
     other = Around(lambda m, x: by_hand(x, 3).mean((2, 3)))
     assert_same_outputs(small, other, torch.randn(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize("functional", [False, True])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("norm", [1, 2, 4])
+def test_a_global_p_norm_keeps_its_amplitude(norm: int, rank: int, functional: bool) -> None:
+    """Of an image all of whose pixels are doubled along every axis, the p-norm grows."""
+    pool = {1: nn.LPPool1d, 2: nn.LPPool2d, 3: nn.LPPool3d}[rank](norm, 12)
+    function: Any = {1: F.lp_pool1d, 2: F.lp_pool2d, 3: F.lp_pool3d}[rank]
+
+    def body(m: Any, x: Tensor) -> Tensor:
+        x = F.softplus(x)
+        return (function(x, float(norm), 12) if functional else m.pool(x)).flatten(1)
+
+    model = Around(body, pool=pool)
+    model.conv = CONV[rank](3, 4, 1)
+    small = fxscale.downscale(model.double(), 6, target_size=12)
+    model.load_state_dict(fxscale.upscale_state(small))
+    image = torch.rand(2, 3, *[6] * rank, dtype=torch.float64)
+    doubled = image
+    for axis in range(2, 2 + rank):
+        doubled = doubled.repeat_interleave(2, axis)
+    torch.testing.assert_close(small(image), model(doubled))
 
 
 @pytest.mark.parametrize("divisor", [1, 144, 10])
