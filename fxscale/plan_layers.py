@@ -19,7 +19,7 @@ from torch import fx, nn
 
 from fxscale.passes.ops.registry import describe, lookup, per_axis
 from fxscale.passes.refusal import module_path
-from fxscale.plan import ConvCall, ConvPlan, Padding, ScalePlan, Size
+from fxscale.plan import ConvCall, ConvPlan, Padding, PoolPlan, ScalePlan, Size
 from fxscale.plan_table import format_padding
 from fxscale.pretrain_network import PretrainNetwork
 
@@ -107,6 +107,7 @@ class _Reader:
         self.network, self.target = network, target
         self.plan: ScalePlan = network.plan
         self.maps = {feature_map.node: feature_map for feature_map in self.plan.feature_maps}
+        self.pools = {pool.node: pool for pool in self.plan.pools}
         self.convs = {call.node: (conv, call) for conv in self.plan.convs for call in conv.calls}
         self.state = {entry.key: entry for entry in self.plan.state}
         self.interfaces = {interface.weight: interface for interface in self.plan.interfaces}
@@ -158,12 +159,14 @@ class _Reader:
             name, channels, operator = conv.name, conv.out_channels, _conv_words(conv)
             windows = product_sign(conv.kernel_size), product_sign(conv.pretrain_kernel_size)
             stride = _stride(conv.stride)
-            paddings = self._conv_paddings(node, call)
+            paddings = self._paddings(node, call)
             sizes = call.target_output, call.pretrain_output  # 1×1 kernels make no map of their own
         elif kind == "linear":
             windows = self._features(node)
-        elif kind == "pool" and node.op == "call_module":
+        elif kind == "pool":
             windows, stride = self._pool(node)
+            if node.name in self.pools:
+                paddings = self._paddings(node, self.pools[node.name])
         elif kind == "input":
             name = node.name
         elif kind == "inserted":
@@ -183,7 +186,7 @@ class _Reader:
         words = " ".join(_WORDS.get(part.lower(), part.lower()) for part in parts)
         return words if node.name in self.maps else words.replace("adaptive", "global")
 
-    def _conv_paddings(self, node: fx.Node, call: ConvCall) -> tuple[str, str]:
+    def _paddings(self, node: fx.Node, call: ConvCall | PoolPlan) -> tuple[str, str]:
         """The layer's own padding in both networks, without that of operators in front of it."""
         own = call.pretrain_padding
         source = node.all_input_nodes[0]
@@ -218,6 +221,8 @@ class _Reader:
 
     def _pool(self, node: fx.Node) -> tuple[tuple[str, str], str]:
         """Kernel sizes and stride of a pool that is a module; nothing of an adaptive one."""
+        if node.op != "call_module":
+            return ("", ""), ""
         small: Any = self._module(node)
         large: Any = self.target.get_submodule(str(node.target))
         if not hasattr(small, "kernel_size"):

@@ -189,3 +189,20 @@ def test_resnet34_has_a_sum_per_block() -> None:
     (crop,) = [layer for layer in found if layer.kind == "inserted"]
     assert (crop.name, crop.operator) == ("layer3.0.conv1", "crop 0/1")
     assert by_name(found, "avgpool").operator == "global average pool"
+
+
+def test_the_new_padding_of_a_max_pool_is_told() -> None:
+    """3 layers of 2 x 2 kernels leave 9 pixels, of which the pool completes the last window."""
+    three = [nn.Conv2d(3, 3, 3, padding=1) for _ in range(3)]
+    target = nn.Sequential(*three, nn.MaxPool2d(2))
+    *_, pool = layers(fxscale.downscale(target, 10, target_size=14), target)
+    assert pool.target is not None
+    assert (pool.target.padding, pool.pretrain.padding) == ("pad 0", "pad 0/1")
+
+
+def test_a_pad_in_front_of_a_max_pool_is_a_layer_of_its_own() -> None:
+    target = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2))
+    *_, pad, pool = layers(fxscale.downscale(target, (8, 12), target_size=(16, 17)), target)
+    assert (pad.kind, pad.operator) == ("inserted", "pad 0/1×0")
+    assert pool.target is not None
+    assert (pool.target.padding, pool.pretrain.padding) == ("", "")
