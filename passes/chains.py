@@ -6,9 +6,9 @@ The state behind each window is the length of the map and where its grid lies. W
    convolutions, which needs none;
 2. a map whose grid drifts from the target's by more than a quarter of a pixel costs more than a
    pad operator;
-3. lengths are as close as possible to the target's times the input ratio. Of two equally close
-   ones, the last map of a chain takes the larger, which loses no border, and the others the
-   smaller, which takes less time and is made up for by the next layer: hence p = 0 first.
+3. lengths are as close as possible to the target's times the input ratio, rather smaller, which
+   takes less time and is made up for by the next layer: hence p = 0 first. But the last map of a
+   chain, behind which its length stays, is rather larger than too small by more than a twentieth.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ OVER_LIMIT_COST = 1.5
 DRIFT_COST = 0.2  # times the drift squared
 SIZE_COST = 5.0  # times the relative deviation squared
 INDIVISIBLE_COST = 1.0  # for a map as long as those that are split into windows
-TIE_COST = 1e-3  # of two lengths equally far off, for the wrong one
+LARGER_COST = 0.2  # times the relative deviation of a map that is larger
 FEW = 4  # maps of fewer pixels give up none
+BORDER = 0.05  # the last map of a chain gives up no more of its length
 OWN_PADDING = 1e-7  # of two equal solutions, the one with the target's padding
 TOLERANCE = 1.5  # pixels a length may lie off the target's times the input ratio
 BEAM = 16
@@ -132,8 +133,9 @@ class ChainSolver:
         ideal = self.ladder.ideal(axis, grid)
         relative = (grid.length - ideal) / ideal
         off = drift(grid, self.ladder.target[axis])
-        tie = 1 - relative if last or grid.length < FEW else relative
-        cost = SIZE_COST * relative**2 + TIE_COST * tie + DRIFT_COST * off**2
+        short = grid.length < FEW or (last and relative < -BORDER)
+        wrong = 2 * abs(relative) if short else max(0.0, relative)
+        cost = SIZE_COST * relative**2 + LARGER_COST * wrong + DRIFT_COST * off**2
         cost += min(self.ladder.split_cost(axis, grid.length), INDIVISIBLE_COST)
         return cost + (OVER_LIMIT_COST if abs(off) > DRIFT_LIMIT + 1e-6 else 0.0)
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import fxscale
 from fxscale.passes import chains
-from fxscale.plan import ScalePlan
+from fxscale.plan import PoolPlan, ScalePlan
 from fxscale.plan_layout import layout, layout_of
 
 
@@ -44,12 +46,18 @@ def test_other_paddings_are_another_layout(monkeypatch: pytest.MonkeyPatch) -> N
     torch.manual_seed(0)
     model, image = Residual(), torch.randn(2, 3, 8, 8)
     now = fxscale.downscale(model, 8, target_size=12)
-    monkeypatch.setattr(chains, "TIE_COST", -chains.TIE_COST)  # p = 1 first, as it once was
+    monkeypatch.setattr(chains, "LARGER_COST", -chains.LARGER_COST)  # p = 1 first
     before = fxscale.downscale(model, 8, target_size=12)
     before.load_state_dict(now.state_dict())
 
     assert not torch.allclose(now(image), before(image))
     assert layout(now.plan) != layout(before.plan)
+
+
+def test_the_padding_of_a_max_pool_alone_makes_another_layout() -> None:
+    now = plan(nn.Sequential(nn.Conv2d(3, 2, 3), nn.MaxPool2d(2)), 8)
+    moved = PoolPlan("_1", "1", ((0, 0),) * 2, ((1, 1),) * 2)
+    assert layout(replace(now, pools=(moved,))) != layout(now)
 
 
 def test_another_image_size_is_another_layout() -> None:

@@ -116,8 +116,9 @@ class Problem:
         relative = (small.length - ideal) / ideal
         off = self.drift(small, target)
         over = chains.OVER_LIMIT_COST if abs(off) > chains.DRIFT_LIMIT + 1e-6 else 0.0
-        tie = 1 - relative if last or small.length < chains.FEW else relative
-        size = chains.SIZE_COST * relative**2 + chains.TIE_COST * tie
+        short = small.length < chains.FEW or (last and relative < -chains.BORDER)
+        wrong = 2 * abs(relative) if short else max(0.0, relative)
+        size = chains.SIZE_COST * relative**2 + chains.LARGER_COST * wrong
         return size + chains.DRIFT_COST * off**2 + over
 
     def cost(self, paddings: Sequence[tuple[int, int]]) -> tuple[float, list[Map]] | None:
@@ -301,16 +302,17 @@ def test_overfeat_needs_no_pad_operator() -> None:
     assert [i.pretrain_size for i in plan.interfaces] == [(4, 4)]
 
 
-def test_vgg16_needs_no_pad_operator_and_does_not_drift() -> None:
-    """A block of three 2x2 kernels loses a pixel on the way, which the pool before it adds."""
+def test_vgg16_needs_no_pad_operator() -> None:
+    """A block of three 2x2 kernels loses a pixel, which the pool before or behind it adds."""
     plan = torchvision_plan("vgg16")
     assert plan.pad_operators == ()
-    assert plan.max_drift == 0
-    assert [pool.module for pool in plan.pools] == ["features.9", "features.16", "features.23"]
-    assert {pool.pretrain_padding for pool in plan.pools} == {((1, 1),) * 2}
+    assert plan.max_drift <= 0.25
+    assert plan.mac_ratio > 4.48
+    paddings = {pool.module: pool.pretrain_padding[0] for pool in plan.pools}
+    assert paddings == {"features.9": (1, 1), "features.16": (1, 1), "features.30": (0, 1)}
     ends = {m.module: m.pretrain_size for m in plan.feature_maps}
     blocks = [ends[f"features.{layer}"][0] for layer in (2, 7, 14, 21, 28)]
-    assert blocks == [160, 80, 40, 20, 10]
+    assert blocks == [160, 80, 40, 20, 9]
 
 
 def test_lone_kernels_in_bottlenecks_take_turns() -> None:

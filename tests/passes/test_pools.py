@@ -68,12 +68,13 @@ def test_a_pool_behind_three_convolutions_completes_its_last_window(rank: int) -
 
 
 def test_a_pool_before_three_convolutions_is_padded() -> None:
-    """20 pixels and the border make 11 pairs, then 10, 9, 10: no grid drifts."""
+    """40 pixels and the border make 21 pairs, then 20, 19, 20: no grid drifts."""
     model = blocks(2, nn.MaxPool2d(2), 2, 3)
     model.append(nn.AdaptiveAvgPool2d(1))
-    small = fxscale.downscale(model, 20, target_size=28)
-    assert [m.pretrain_size[0] for m in small.plan.feature_maps][:7] == [20, 19, 20, 11, 10, 9, 10]
-    image = torch.randn(2, 3, 20, 20)
+    small = fxscale.downscale(model, 40, target_size=56)
+    lengths = [m.pretrain_size[0] for m in small.plan.feature_maps]
+    assert lengths == [40, 39, 40, 21, 20, 19, 20, 10]
+    image = torch.randn(2, 3, 40, 40)
     pools = [{"padding": 1}, {"padding": 0}]
     expected = by_hand(small, image, [0, 1, -1, 0, 0, 1, -1], pools)
     torch.testing.assert_close(small(image).flatten(), expected.mean((2, 3)).flatten())
