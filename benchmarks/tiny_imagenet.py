@@ -10,7 +10,7 @@ the same recipe and for equally many epochs:
 3. the pre-train network, with the transition after each of `--transitions` epochs;
 4. progressive resizing: the unchanged target network on small images, then on large ones, switched
    after the same epochs (or `--progressive-at` others), optimizer and all carried on; a network of
-   one image size has its fully connected interface resized, which no other tool does;
+   one image size has its fully connected interface resized, and keeps its kernels;
 5. one after the other: for each `A,B` of `--both`, the pre-train network until epoch A, the target
    on small images until epoch B, then on its own; for each of `--ramps` with images of a third
    size between them.

@@ -31,6 +31,6 @@ def layout(plan: ScalePlan) -> str:
         for conv in plan.convs
     ]
     maps = [feature_map.pretrain_size for feature_map in plan.feature_maps]
-    pools = [pool.pretrain_padding for pool in plan.pools]
-    document = json.dumps([plan.pretrain_size, convolutions, maps, pools])
+    pools = [[pool.pretrain_padding for pool in plan.pools]] if plan.pools else []
+    document = json.dumps([plan.pretrain_size, convolutions, maps, *pools])
     return hashlib.sha256(document.encode()).hexdigest()
