@@ -52,7 +52,8 @@ def test_overfeat(size: int | None) -> None:
     assert [sizes[name][0] for name in flow] == [36, 18, 16, 8, 4]
     assert small.plan.pretrain_size == (147, 147)
     old, new = parameters_by_layer(target), parameters_by_layer(small)
-    assert {name for name in old if old[name] != new[name]} == {"fc6"}
+    assert {name for name in old if old[name] != new[name]} == {"fc6", "pool5"}
+    assert small.get_submodule("pool5").ceil_mode
     assert small.get_submodule("fc6").in_features == target.conv5.out_channels * 4 * 4
     (interface,) = small.plan.interfaces
     assert (interface.target_size, interface.pretrain_size) == ((6, 6), (4, 4))
