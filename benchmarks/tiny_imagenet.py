@@ -34,7 +34,7 @@ import torch
 
 from benchmarks._env import environment
 from benchmarks._graphed import GraphedTrainer
-from benchmarks._step import DTYPES, Settings, training_step
+from benchmarks._step import DTYPES, Settings, placed, training_step
 from benchmarks._table import write_results
 from benchmarks._timing import alternating_medians
 from benchmarks._tiny_imagenet_report import RunNames, report
@@ -111,8 +111,8 @@ class Benchmark:
             stage, records = trainer.stage("target", network, experiment.target_size), []
         for epoch, size in enlargements:
             records += trainer.fit(stage, range(len(records), epoch))
-            network = experiment.resized(experiment.network(seed), size)
             if isinstance(stage.network, PretrainNetwork):  # a head that has to fit
+                network = experiment.resized(experiment.network(seed), size)
                 stage, change = trainer.upscale(stage, network, size=size, epoch=epoch)
             else:
                 stage, change = trainer.enlarge(stage, size=size, epoch=epoch)
@@ -128,9 +128,8 @@ class Benchmark:
         """A small-image stage after `length` epochs, from the furthest checkpoint before it."""
         target = self.experiment.network(trainer.seed)
         size = self.experiment.pretrain_size
-        network = self.experiment.resized(target, size)
-        if kind == "resized":
-            network = self.experiment.pretrain_network(target)
+        resized, pretrain = self.experiment.resized, self.experiment.pretrain_network
+        network = pretrain(target) if kind == "resized" else resized(target, size)
         stage = trainer.stage(SMALL_PHASES[kind], network, size)
         records: list[EpochRecord] = []
         stops = [e for e in self.experiment.changes(kind) if e <= length]
@@ -199,7 +198,7 @@ def step_times(
         batch_size=experiment.recipe.batch_size,
         graphed=graphed,
     )
-    target = experiment.network(0).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch declares no memory_format here
+    target = placed(experiment.network(0), settings)
     pretrain = experiment.pretrain_network(target)
     steps = {
         "target": training_step(target, experiment.target_size, settings),
@@ -209,7 +208,7 @@ def step_times(
     if any(course.small for course in experiment.courses):
         sizes["small images"] = experiment.pretrain_size
     for phase, size in sizes.items():
-        network = experiment.resized(target, size).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch declares no memory_format here
+        network = placed(experiment.resized(target, size), settings)
         steps[phase] = training_step(network, size, settings)
     return alternating_medians(steps, repeats=ROUNDS, device=device)
 

@@ -189,8 +189,7 @@ class ChainSolver:
             yield own, 0.0
         elif window.adjustable == "pool":
             for padding in pool_paddings(window):
-                change = abs(padding[0] - own[0]) + abs(padding[1] - own[1])
-                yield padding, OWN_PADDING * change
+                yield padding, OWN_PADDING * _apart(padding, own)
         elif window.adjustable == "pad":
             for before in _towards_none(own[0]):
                 for after in _towards_none(own[1]):
@@ -204,8 +203,8 @@ class ChainSolver:
                     free = padding == shared
                 else:
                     free = padding == own or padding[0] == padding[1] >= 0
-                change = abs(padding[0] - own[0]) + abs(padding[1] - own[1])
-                yield padding, (0.0 if free else PAD_COST) + OWN_PADDING * change
+                cost = 0.0 if free else PAD_COST
+                yield padding, cost + OWN_PADDING * _apart(padding, own)
 
     def _too_small(self, event: Window | Refit, grid: Grid) -> SizeError:
         left = f"the feature map has {grid.length} pixels left along an axis"
@@ -217,6 +216,10 @@ class ChainSolver:
             f"input size too small: {place(event.node)}: {left} ({event.source.target} in the "
             f"target), {needed}"
         )
+
+
+def _apart(padding: Padding, own: Padding) -> int:
+    return abs(padding[0] - own[0]) + abs(padding[1] - own[1])
 
 
 def _around(most: int) -> Iterator[Padding]:

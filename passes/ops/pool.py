@@ -145,13 +145,12 @@ def _pool(
     ]
     adjustable = "pool" if not any(covered) and _may_move(call, dims[2:]) else "none"
     out: list[Dim] = []
-    whole: list[Any] = list(kernels)
+    whole = [dim if over else k for dim, over, k in zip(dims[2:], covered, kernels, strict=True)]
     for position, (dim, length) in enumerate(zip(dims[2:], lengths, strict=True)):
         if not is_spatial(dim):
             out.append(() if length == 1 else (Axis(length, spatial=False),))
         elif covered[position]:
             out.append(())
-            whole[position] = dim
         else:
             window = {
                 "node": call.node,
@@ -166,16 +165,16 @@ def _pool(
             }
             out.append((_pooled(call, dim, window),))
     if growth:
-        summed = [dim for size, dim in zip(whole, dims[2:], strict=True) if size is dim]
+        summed = [dim for dim, over in zip(dims[2:], covered, strict=True) if over]
         axes = tuple(axis for dim in summed for axis in dim)
         call.annotator.sums_over(call.node, axes, power=growth)
     if not functional:
-        if whole != list(kernels):
+        if any(covered):
             # One window covers the map, so the stride does not matter.
             call.annotator.substitute(call.node, tuple(whole), attribute="kernel_size")
         return Shape((*dims[:2], *out))
     for name, sizes in (("kernel_size", whole), ("stride", strides)):
-        if any_node(call.raw(name)) or (name == "kernel_size" and whole != list(kernels)):
+        if any_node(call.raw(name)) or (name == "kernel_size" and any(covered)):
             value = tuple(sizes) if rank > 1 else sizes[0]  # F.lp_pool1d takes no tuple
             call.annotator.substitute(call.node, value, argument=call.place(name))
     return Shape((*dims[:2], *out))

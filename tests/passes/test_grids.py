@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 import fxscale
-from fxscale.passes.axes import Axis, Refit, Split, Window
+from fxscale.passes.axes import Axis, Refit, Split
 from fxscale.passes.grids import (
     Grid,
     drift,
@@ -21,13 +21,7 @@ from fxscale.passes.grids import (
     through_window,
 )
 from tests.passes.coordinates import coordinates, off_centre
-
-NODE = fx.Graph().placeholder("x")
-
-
-def window(**fields: object) -> Window:
-    axis = Axis(1, spatial=True)
-    return Window(NODE, axis, axis, 0, **fields)
+from tests.passes.windows import NODE, window
 
 
 def fitted(looks: Tensor, clean: Tensor) -> tuple[float, float]:

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 import fxscale
-from fxscale.passes.axes import Axis, Window
 from fxscale.passes.chains import pool_paddings
 from fxscale.passes.grids import image_grid, through_window
 from tests.passes.networks import CONV, Around, assert_same_outputs
+from tests.passes.windows import window
 
 MAX_POOL = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 FUNCTIONS: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -160,25 +160,20 @@ def test_a_pool_that_counts_its_own_size_is_left_alone() -> None:
 def test_paddings_on_offer_are_ones_that_torch_has(
     length: int, kernel_size: int, stride: int, own: int, dilation: int, ceil_mode: bool
 ) -> None:
-    axis = Axis(length, spatial=True)
-    window = Window(
-        fx.Graph().placeholder("x"),
-        axis,
-        axis,
-        0,
-        kernel_size,
-        stride,
-        (min(own, kernel_size // 2),) * 2,
-        dilation,
+    pool = window(
+        kernel_size=kernel_size,
+        stride=stride,
+        padding=(min(own, kernel_size // 2),) * 2,
+        dilation=dilation,
         ceil_mode=ceil_mode,
         adjustable="pool",
     )
     ramp = torch.arange(length, dtype=torch.float64).view(1, 1, -1)
-    offered = list(pool_paddings(window))
-    assert window.padding in offered
+    offered = list(pool_paddings(pool))
+    assert pool.padding in offered
     assert len(offered) == len(set(offered))
     for before, after in offered:
-        grid = through_window(image_grid(length), window, kernel_size, (before, after))
+        grid = through_window(image_grid(length), pool, kernel_size, (before, after))
         mode = ceil_mode or after > before
         pooled: Any = partial(F.max_pool1d, ceil_mode=mode, dilation=dilation)
         last = pooled(ramp, kernel_size, stride, before).flatten()
