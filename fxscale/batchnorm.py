@@ -59,18 +59,17 @@ def reestimate_batchnorm(
     device = _device(network)
     cuda = [device] if device.type == "cuda" else []
     count = 0
-    failure: Exception | None = None
     # Iterating over a DataLoader draws from the random state, too.
     with torch.random.fork_rng(devices=cuda), torch.no_grad(), _estimating(network, norms):
         try:
             for count, batch in enumerate(batches, start=1):
                 _forward(network, batch, device, count)
-        except Exception as error:  # told to the other processes, then raised
-            if group is None:
-                raise
-            failure = error  # the other processes are told first, for they wait for this one
+        except Exception:
+            if group is not None:  # the other processes are told first, for they wait for this one
+                _average_over(group, norms, count, failed=True)
+            raise
         if group is not None:
-            count = _average_over(group, norms, count, failure)
+            count = _average_over(group, norms, count)
         if count == 0:
             raise FxscaleError("no batches to re-estimate BatchNorm over: expected at least one")
     return count
@@ -86,21 +85,21 @@ def batchnorms(module: nn.Module) -> list[_BatchNorm]:
 
 
 def _average_over(
-    group: ProcessGroup, norms: list[_BatchNorm], count: int, failure: Exception | None
+    group: ProcessGroup, norms: list[_BatchNorm], count: int, failed: bool = False
 ) -> int:
     """Every batch of every process counts the same; returns how many there were.
 
     One exchange carries everything, so that processes that have failed cannot keep others waiting.
     """
     calls = [int(norm.num_batches_tracked or 0) for norm in norms]
-    parts = [torch.tensor([float(failure is not None), count, *calls])]
+    parts = [torch.tensor([float(failed), count, *calls])]
     for norm, weight in zip(norms, calls, strict=True):
         # Those of a layer that was not reached are no statistics yet: they count 0 times.
         parts += [buffer.flatten() * weight for buffer in _averages(norm)]
     total = torch.cat([part.to(_device(norms[0]), torch.float64) for part in parts])
     torch.distributed.all_reduce(total, group=group)
-    if failure is not None:
-        raise failure
+    if failed:
+        return count
     if total[0] > 0:
         raise FxscaleError(
             f"BatchNorm cannot be re-estimated: batches failed on {int(total[0])} other processes, "

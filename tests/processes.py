@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import torch.distributed.nn.functional  # before a group exists, which its defaults would hold on to
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -47,8 +49,9 @@ def finish(process: subprocess.Popen[str], limit: float) -> tuple[int, str]:
 def run_together(program: Path, count: int, *arguments: str, limit: float = 120) -> list[str]:
     """Runs `count` processes of a Python program as one gloo group; what each printed.
 
-    Every process finds the usual variables for `torch.distributed.init_process_group`. Fails, with
-    all of them dead, if one fails or they are not done after `limit` seconds.
+    Every process finds the usual variables for `torch.distributed.init_process_group`, and ends
+    with `leave_group`. Fails, with all of them dead, if one fails or they are not done after
+    `limit` seconds.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -78,3 +81,16 @@ def run_together(program: Path, count: int, *arguments: str, limit: float = 120)
     for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == 0, output
     return outputs
+
+
+def leave_group() -> None:
+    """The end of a program of `run_together`, whose networks must have let go of the group.
+
+    A gloo thread that is still about aborts the interpreter if it puts away its last tensor while
+    that shuts down: once in thousands of runs, so whether one is about is looked up.
+    """
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    gloo = [name for name in threads if "gloo" in name]
+    assert not gloo, f"something holds on to the group: threads {', '.join(gloo)}"

@@ -182,6 +182,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from fxscale import FxscaleError, reestimate_batchnorm
+from tests.processes import leave_group
 
 torch.distributed.init_process_group("gloo")
 rank = torch.distributed.get_rank()
@@ -204,7 +205,8 @@ try:
 except FxscaleError as error:
     print(error)
 assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
-torch.distributed.destroy_process_group()
+del wrapped
+leave_group()
 """
 
 

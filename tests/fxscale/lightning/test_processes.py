@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tests.fxscale.lightning.small_fits import Data, fit
+from tests.processes import leave_group
 
 torch.set_num_threads(1)
 batchnorm = sys.argv[2] == "batchnorm"
@@ -37,9 +38,7 @@ module, over, trainer = fit(
 state = {k: v.flatten().tolist() for k, v in module.state_dict().items()}
 result = {"state": state, "sizes": module.sizes, "world": trainer.world_size}
 Path(sys.argv[1], f"rank-{trainer.global_rank}.json").write_text(json.dumps(result))
-# Lightning leaves the group open, and gloo's threads may then end the interpreter with an abort.
-torch.distributed.barrier()
-torch.distributed.destroy_process_group()
+leave_group()  # which Lightning does not
 """
 
 
