@@ -14,6 +14,7 @@ from fxscale.errors import OnnxError, PlanMismatchError
 from fxscale.fingerprint import fingerprint
 from fxscale.onnx.network import in_eval_mode, plain
 from fxscale.onnx.packages import require
+from fxscale.onnx.pools import count_windows_as_torch
 from fxscale.onnx.storage import PLAN_KEY, save_model
 from fxscale.passes.inputs import (
     check_rank,
@@ -85,6 +86,7 @@ def export_onnx(
     if plan is not None:
         model.metadata_props[PLAN_KEY] = plan.to_json()
     _simplify(model, keep=frozenset(network.state_dict()))
+    count_windows_as_torch(model)
     save_model(model, Path(path))
 
 
