@@ -30,6 +30,7 @@ OVER_LIMIT_COST = 1.5
 DRIFT_COST = 0.2  # times the drift squared
 SIZE_COST = 5.0  # times the relative deviation squared
 INDIVISIBLE_COST = 1.0  # for a map as long as those that are split into windows
+SINGLE_COST = 100.0  # for a single pixel where one is too few to normalise over
 LARGER_COST = 0.2  # times the relative deviation of a map that is larger
 FEW = 4  # maps of fewer pixels give up none
 BORDER = 0.05  # the last map of a chain gives up no more of its length
@@ -102,11 +103,20 @@ class Ladder:
 
 
 class ChainSolver:
-    """Solves chains; remembers the padding of every layer, which its later calls must share."""
+    """Solves chains; remembers the padding of every layer, which its later calls must share.
 
-    def __init__(self, kernels: Mapping[str, tuple[int, ...]], ladder: Ladder) -> None:
+    Maps along `normalised` axes keep more than one pixel, if they can.
+    """
+
+    def __init__(
+        self,
+        kernels: Mapping[str, tuple[int, ...]],
+        ladder: Ladder,
+        normalised: frozenset[Axis] = frozenset(),
+    ) -> None:
         self.kernels = kernels
         self.ladder = ladder
+        self.normalised = normalised
         self._layer_paddings: dict[tuple[str, int], Padding] = {}
 
     def solve(self, chain: Chain, start: Grid) -> list[Candidate]:
@@ -137,6 +147,8 @@ class ChainSolver:
         wrong = 2 * abs(relative) if short else max(0.0, relative)
         cost = SIZE_COST * relative**2 + LARGER_COST * wrong + DRIFT_COST * off**2
         cost += min(self.ladder.split_cost(axis, grid.length), INDIVISIBLE_COST)
+        if axis in self.normalised and grid.length == 1:
+            cost += SINGLE_COST
         return cost + (OVER_LIMIT_COST if abs(off) > DRIFT_LIMIT + 1e-6 else 0.0)
 
     def _prune(self, axis: Axis, grown: Iterable[Candidate]) -> list[Candidate]:

@@ -29,6 +29,7 @@ from fxscale.passes.axes import (
     Split,
     Statistics,
     Window,
+    map_axes,
     pretrain_length,
     target_length,
 )
@@ -81,13 +82,24 @@ def solve_geometry(
     kernels: Mapping[str, tuple[int, ...]],
     image_lengths: Sequence[tuple[int, ...]],
 ) -> Geometry:
-    """Solve for all lengths and paddings; `image_lengths` are the pre-train sizes of the inputs."""
+    """Solve for all lengths and paddings; `image_lengths` are the pre-train sizes of the inputs.
+
+    Where the solution leaves a normalisation with a single value, another one is tried that keeps
+    more of all maps that are normalised over.
+    """
     images = {
         axis: image_grid(length)
         for axes, lengths in zip(network.inputs, image_lengths, strict=True)
         for axis, length in zip(axes, lengths, strict=True)
     }
-    return _Solver(network, images, kernels).run()
+    geometry = _Solver(network, images, kernels).run()
+    if not any(_single(over, geometry.lengths) for over in network.statistics):
+        return geometry
+    dims = (dim for over in network.statistics for dim in over.dims)
+    normalised = frozenset(axis for dim in dims for axis in map_axes(dim) if axis.target > 1)
+    geometry = _Solver(network, images, kernels, normalised).run()
+    check_statistics(network.statistics, geometry.lengths)
+    return geometry
 
 
 def with_kernel_axes(
@@ -111,6 +123,7 @@ class _Solver:
         network: AnnotatedNetwork,
         images: Mapping[Axis, Grid],
         kernels: Mapping[str, tuple[int, ...]],
+        normalised: frozenset[Axis] = frozenset(),
     ) -> None:
         self.network = network
         self.target = target_grids(network)
@@ -122,7 +135,7 @@ class _Solver:
         for axis, grid in images.items():
             if axis.target in returned:
                 self.ladder.fix(axis, grid)
-        self.chains = ChainSolver(kernels, self.ladder)
+        self.chains = ChainSolver(kernels, self.ladder, normalised)
         self.pending: dict[Axis, list[Candidate]] = {}
         self.paddings: dict[Window, Padding] = {}
         self.adapters: list[Adapter] = []
@@ -150,7 +163,6 @@ class _Solver:
                 else:
                     self._settle_end(end, candidates, anchor=graph.parts(end))
         lengths = {axis: grid.length for axis, grid in self.solved.items()}
-        check_statistics(self.network.statistics, lengths)
         return Geometry(self.target, self.solved, lengths, self.paddings, tuple(self.adapters))
 
     def _settle_end(self, axis: Axis, candidates: Sequence[Candidate], *, anchor: bool) -> None:
@@ -307,10 +319,15 @@ def check_statistics(statistics: Sequence[Statistics], lengths: Lengths) -> None
     Raises `SizeError`: torch refuses such a batch of one sample, and its statistics say nothing.
     """
     for over in statistics:
-        large = over.per_pixel * prod(map(target_length, over.dims))
-        small = over.per_pixel * prod(pretrain_length(dim, lengths) for dim in over.dims)
-        if small == 1 < large:
+        if _single(over, lengths):
+            large = over.per_pixel * prod(map(target_length, over.dims))
             raise SizeError(
                 f"input size too small: {place(over.node)}: one pixel is left to normalise over "
                 f"({large} values in the target), too few for a batch of one image"
             )
+
+
+def _single(over: Statistics, lengths: Lengths) -> bool:
+    large = over.per_pixel * prod(map(target_length, over.dims))
+    small = over.per_pixel * prod(pretrain_length(dim, lengths) for dim in over.dims)
+    return small == 1 < large

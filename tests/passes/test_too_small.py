@@ -79,6 +79,24 @@ def test_the_smallest_size_that_works_is_the_default_where_the_paper_s_is_too_sm
     assert runs(small, 6)
 
 
+def test_maps_that_are_normalised_keep_two_pixels_where_they_can() -> None:
+    """Of 4 pixels 2 and then one would be left, as in half the target; a padding leaves 2."""
+    model = nn.Sequential(Normalised(nn.BatchNorm2d(4)), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    small = fxscale.downscale(model, 4, target_size=8)
+    assert small.plan.feature_maps[-1].pretrain_size == (2, 2)
+    assert runs(small, 4)
+
+
+@pytest.mark.parametrize(("name", "target", "size"), [("resnet34", 64, 46), ("resnet18", 96, 54)])
+def test_residual_networks_on_small_images(name: str, target: int, size: int) -> None:
+    """Their last maps have 2 or 3 pixels, and the pre-train network's 2."""
+    models = pytest.importorskip("torchvision.models")
+    small = fxscale.downscale(models.get_model(name, num_classes=5), size, target_size=target)
+    last = [m for m in small.plan.feature_maps if m.module.startswith("layer4")]
+    assert {m.pretrain_size for m in last} == {(2, 2)}
+    assert runs(small, size)
+
+
 def test_groups_of_several_channels_have_a_spread() -> None:
     small = fxscale.downscale(Normalised(nn.GroupNorm(2, 4)), 4, target_size=8)
     assert small.plan.feature_maps[-1].pretrain_size == (1, 1)
