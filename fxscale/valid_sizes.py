@@ -14,7 +14,15 @@ from fxscale.errors import FxscaleError, SizeError, UnsupportedModelError
 from fxscale.passes.axes import AnnotatedNetwork, Axis, Split, Window
 from fxscale.passes.axis_graph import AxisGraph
 from fxscale.passes.chains import DRIFT_LIMIT
-from fxscale.passes.pipeline import Solution, Target, quietly, read_target, solve
+from fxscale.passes.pipeline import (
+    Solution,
+    Target,
+    pretrain_size,
+    quietly,
+    read_target,
+    solve,
+    solve_or_suggest,
+)
 from fxscale.passes.summarise import pad_operators
 from fxscale.plan import Size
 
@@ -85,6 +93,17 @@ def valid_sizes(
             f"no size lies between {SMALLEST} and {LARGEST} times the target's {target.size}"
         )
     return tuple(sorted(found, key=lambda valid: (round(valid.cost, 3), abs(valid.ratio - 5 / 7))))
+
+
+def default_sizes(model: nn.Module, **arguments: Unpack[Arguments]) -> tuple[Size, Size]:
+    """The target size and the pre-train size that `fxscale.downscale` takes if it is given none.
+
+    `arguments` and what is raised are those of `fxscale.downscale`.
+    """
+    inputs, options = read_arguments(model, None, **arguments)
+    target = read_target(model, inputs, options, quietly)
+    suggested = pretrain_size(None, target)
+    return target.size, solve_or_suggest(target, suggested, options, quietly).size
 
 
 def _sizes(target: Size) -> list[Size]:

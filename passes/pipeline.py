@@ -131,7 +131,7 @@ def compile_network(
     run = (timings or Timings()).run
     target = read_target(model, inputs, options, run)
     traced, network, sites = target.traced, target.network, target.sites
-    solution = solve_or_suggest(target, _pretrain_size(options.input_size, target), options, run)
+    solution = solve_or_suggest(target, pretrain_size(options.input_size, target), options, run)
     kernels, geometry, paddings = solution.kernels, solution.geometry, solution.paddings
     state = run("invert", invert, traced.model, network, sites, kernels, geometry.lengths)
     request = Request(
@@ -239,7 +239,8 @@ def _resize(length: int, ratio: float) -> int:
     return max(1, round(length * ratio))
 
 
-def _pretrain_size(requested: Size | None, target: Target) -> Size:
+def pretrain_size(requested: Size | None, target: Target) -> Size:
+    """The size asked for, or the paper's. Raises `SizeError` for one larger than the target's."""
     if requested is None:
         return choose_input_size(target.network, target.sites, target.size)
     for small, large in zip(requested, target.size, strict=True):

@@ -83,15 +83,21 @@ def training_options(
         ),
     ] = "digits",
     target_size: Annotated[
-        int, _network(metavar="SIZE", help="Image size of the target network.")
-    ] = 224,
+        int | None,
+        _network(
+            metavar="SIZE",
+            help="Image size of the target network.",
+            show_default="what the model tells, else 224",
+        ),
+    ] = None,
     pretrain_size: Annotated[
-        str,
+        str | None,
         _network(
             metavar="SIZE[,SIZE...]|none",
             help="Image sizes of the pre-train networks, increasing; none: the target alone.",
+            show_default="the paper's for this model; 160 of 224",
         ),
-    ] = "160",
+    ] = None,
     progressive_size: Annotated[
         str | None,
         _network(
@@ -198,14 +204,18 @@ def training_options(
     ] = 600.0,
 ) -> dict[str, Any]:
     """What was asked for, as arguments of `Settings`."""
+    from fxscale.training.models import image_sizes
+
+    how: dict[str, Any] = {"kernels": parse_kernels(kernels), "keep": tuple(keep or ())}
+    small = None if pretrain_size is None else _sizes(pretrain_size)
+    target, pretrain = image_sizes(model, target_size, small, **how)
     return {
         "model": model,
         "data": data,
-        "target_size": target_size,
-        "pretrain_sizes": () if pretrain_size == "none" else _numbers(pretrain_size),
+        "target_size": target,
+        "pretrain_sizes": pretrain,
         "progressive_sizes": _numbers(progressive_size) if progressive_size else (),
-        "kernels": parse_kernels(kernels),
-        "keep": tuple(keep or ()),
+        **how,
         "preset": None if preset is None else preset.value,
         "epochs": epochs,
         "learning_rate": learning_rate,
@@ -263,6 +273,10 @@ def with_training_options(command: Callable[..., None]) -> Callable[..., None]:
     joined.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by typer
     joined.__annotations__ = {parameter.name: hints[parameter.name] for parameter in parameters}
     return joined
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return () if text == "none" else _numbers(text)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

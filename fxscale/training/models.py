@@ -14,8 +14,12 @@ from fxscale.compiler import downscale
 from fxscale.errors import FxscaleError, SizeError, first_line
 from fxscale.models import registry
 from fxscale.passes.evaluate import quiet_failures
+from fxscale.passes.kernels import KernelPolicy
+from fxscale.plan import Size
 from fxscale.pretrain_network import PretrainNetwork
+from fxscale.target_size import infer_target_size
 from fxscale.training.settings import Settings
+from fxscale.valid_sizes import default_sizes
 
 ModelFactory = Callable[[int], nn.Module]
 """From the number of classes to a target network with fresh weights."""
@@ -23,6 +27,10 @@ ModelFactory = Callable[[int], nn.Module]
 _PROBES = 7
 """Images that a network is tried on: so many that a hard-coded `view(-1, C * H * W)` never makes a
 whole number of images out of smaller maps (7 (h/H)² is none), mixing them up."""
+
+
+_CLASSES = 10
+"""Any number: sizes do not depend on it."""
 
 
 def named_model(name: str) -> ModelFactory:
@@ -36,6 +44,37 @@ def named_model(name: str) -> ModelFactory:
         return registry.create(name, **({"num_classes": classes} if takes_classes else {}))
 
     return build
+
+
+def image_sizes(
+    name: str,
+    target_size: int | None,
+    pretrain_sizes: tuple[int, ...] | None,
+    *,
+    kernels: KernelPolicy = "paper",
+    keep: Sequence[str] = (),
+) -> tuple[int, tuple[int, ...]]:
+    """The sizes of a run; in place of `None`, what `fxscale.downscale` takes for the named model.
+
+    **Raises:** `SizeError` where that is no square image; what `fxscale.downscale` raises.
+    """
+    if target_size is not None and pretrain_sizes is not None:
+        return target_size, pretrain_sizes
+    with torch.random.fork_rng(devices=[]):
+        target = named_model(name)(_CLASSES)
+    if pretrain_sizes is not None:
+        return _square(infer_target_size(target)[0]), pretrain_sizes
+    large, small = default_sizes(target, target_size=target_size, kernels=kernels, keep=keep)
+    return _square(large), (_square(small),)
+
+
+def _square(size: Size) -> int:
+    if len(size) != 2 or size[0] != size[1]:
+        raise SizeError(
+            f"the network takes images of {size} pixels, and runs are of square ones: give the "
+            f"target size and the pre-train sizes"
+        )
+    return size[0]
 
 
 def networks(settings: Settings, factory: ModelFactory, classes: int) -> list[nn.Module]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fxscale
 from fxscale.errors import SizeError, UnsupportedModelError
-from fxscale.valid_sizes import LARGEST, SMALLEST
+from fxscale.valid_sizes import LARGEST, SMALLEST, default_sizes
 from tests.passes.networks import Around
 
 
@@ -108,3 +108,12 @@ def test_sizes_are_tried_as_they_are_handed_on() -> None:
     found = fxscale.valid_sizes(Ladder(), target_size=64, track=track)
     assert offered == [(n, n) for n in range(32, 58)]
     assert {valid.size for valid in found} == set(offered[:3])
+
+
+@pytest.mark.parametrize("target_size", [64, 7, (64, 48), None])
+def test_default_sizes_are_those_of_downscale(target_size: int | tuple[int, int] | None) -> None:
+    """Of 7 pixels the paper's rule keeps 5, too few to normalise the last map, and 6 are taken."""
+    model = nn.Sequential(Ladder().stem, Ladder().down, nn.BatchNorm2d(4))
+    plan = fxscale.downscale(model, target_size=target_size).plan
+    assert default_sizes(model, target_size=target_size) == (plan.target_size, plan.pretrain_size)
+    assert target_size != 7 or plan.pretrain_size == (6, 6)

@@ -61,6 +61,21 @@ def test_digits(options: list[str], tmp_path: Path) -> None:
     assert resumed.output == ""
 
 
+def test_sizes_come_from_the_model(options: list[str], tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\n"
+        "def build(num_classes):\n"
+        "    convs = nn.Conv2d(3, 4, 5, 2, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten()\n"
+        "    return nn.Sequential(*convs, nn.Linear(4 * 12 * 12, num_classes))\n"
+    )
+    sizes = options.index("--target-size")
+    result = runner.invoke(app, [*options[:sizes], *options[sizes + 4 :]])
+    assert result.exit_code == 0, result.output
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    epochs = [entry for entry in map(json.loads, lines) if entry["event"] == "epoch"]
+    assert [entry["size"] for entry in epochs] == [14, 23, 23]
+
+
 def test_json_is_all_of_stdout(options: list[str], tmp_path: Path) -> None:
     result = runner.invoke(app, [*options, "--json"])
     assert result.exit_code == 0, result.output

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from fxscale.errors import SizeError
 from fxscale.models import create
 from fxscale.pretrain_network import PretrainNetwork
-from fxscale.training.models import ModelFactory, costs, networks
+from fxscale.training.models import ModelFactory, costs, image_sizes, networks
 from tests.fxscale.training.small_runs import Pooled, WideKernel, same, settings, tiny
 
 
@@ -91,3 +93,26 @@ def test_the_target_may_train_on_small_images_after_the_pretrain_network() -> No
     assert target[0] is target[1]
     macs = second.plan.target_macs
     assert costs([first, second, *target], chosen)[2:] == [round(macs * (17 / 24) ** 2), macs]
+
+
+SOURCE = """
+from torch import nn
+
+def square():
+    return nn.Sequential(nn.Conv2d(3, 4, 5), nn.Flatten(), nn.Linear(4 * 20 * 20, 2))
+
+def signal():
+    return nn.Sequential(nn.Conv1d(3, 4, 5), nn.Flatten(), nn.Linear(4 * 20, 2))
+"""
+
+
+def test_sizes_that_nobody_gives_are_those_of_downscale(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(SOURCE)
+    name = f"{tmp_path / 'net.py'}:square"
+    assert image_sizes(name, None, None) == (24, (14,))  # 24 times 3/5
+    assert image_sizes(name, None, None, kernels={"0": 4}) == (24, (14,))
+    assert image_sizes(name, None, ()) == (24, ())
+    assert image_sizes(name, 24, None) == (24, (14,))
+    assert image_sizes("not built at all", 7, (5, 6)) == (7, (5, 6))
+    with pytest.raises(SizeError, match="square"):
+        image_sizes(f"{tmp_path / 'net.py'}:signal", None, None)
