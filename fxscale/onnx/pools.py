@@ -19,19 +19,22 @@ def count_windows_as_torch(model: ir.Model) -> None:
     lack something stays, since its padding would be averaged over.
     """
     for node in model.graph:
-        if node.op_type in ("MaxPool", "AveragePool") and node.attributes["ceil_mode"].as_int():
+        if node.op_type in ("MaxPool", "AveragePool") and node.attributes.get_int("ceil_mode"):
             _without_ceil_mode(node)
 
 
 def _without_ceil_mode(node: ir.Node) -> None:
+    from onnxscript import ir
+
     sizes, counts = _spatial(node.inputs[0]), _spatial(node.outputs[0])
     if sizes is None or counts is None:  # only known at run time
         return
-    kernel, stride, pads = (
-        node.attributes[name].as_ints() for name in ("kernel_shape", "strides", "pads")
-    )
-    dilation = node.attributes.get_ints("dilations", [1] * len(kernel))
-    begins, ends = pads[: len(sizes)], pads[len(sizes) :]
+    rank = len(sizes)
+    kernel = node.attributes["kernel_shape"].as_ints()
+    stride = node.attributes.get_ints("strides", [1] * rank)
+    dilation = node.attributes.get_ints("dilations", [1] * rank)
+    pads = node.attributes.get_ints("pads", [0] * 2 * rank)
+    begins, ends = pads[:rank], pads[rank:]
     extents = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
     reach = [n + b + e for n, b, e in zip(sizes, begins, ends, strict=True)]
     by_onnx = [ceil((r - k) / s) + 1 for r, k, s in zip(reach, extents, stride, strict=True)]
@@ -42,8 +45,8 @@ def _without_ceil_mode(node: ir.Node) -> None:
     if node.op_type == "AveragePool" and any(lacking):
         return
     more = [e + pixels for e, pixels in zip(ends, lacking, strict=True)]
-    node.attributes.add(_attribute("ceil_mode", 0))
-    node.attributes.add(_attribute("pads", [*begins, *more]))
+    node.attributes.add(ir.AttrInt64("ceil_mode", 0))
+    node.attributes.add(ir.AttrInt64s("pads", [*begins, *more]))
 
 
 def _spatial(value: ir.Value | None) -> list[int] | None:
@@ -51,9 +54,3 @@ def _spatial(value: ir.Value | None) -> list[int] | None:
     shape: Sequence[object] = () if value is None or value.shape is None else value.shape[2:]
     sizes = [length for length in shape if isinstance(length, int)]
     return sizes if sizes and len(sizes) == len(shape) else None
-
-
-def _attribute(name: str, value: int | list[int]) -> ir.Attr:
-    from onnxscript import ir
-
-    return ir.AttrInt64(name, value) if isinstance(value, int) else ir.AttrInt64s(name, value)
