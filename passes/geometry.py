@@ -95,7 +95,7 @@ def solve_geometry(
     geometry = _Solver(network, images, kernels).run()
     if not any(_single(over, geometry.lengths) for over in network.statistics):
         return geometry
-    dims = (dim for over in network.statistics for dim in over.dims)
+    dims = (dim for over in network.statistics if over.per_pixel == 1 for dim in over.dims)
     normalised = frozenset(axis for dim in dims for axis in map_axes(dim) if axis.target > 1)
     geometry = _Solver(network, images, kernels, normalised).run()
     check_statistics(network.statistics, geometry.lengths)

@@ -87,7 +87,7 @@ def leave_group() -> None:
     """The end of a program of `run_together`, whose networks must have let go of the group.
 
     A gloo thread that is still about aborts the interpreter if it puts away its last tensor while
-    that shuts down: once in thousands of runs, so whether one is about is looked up.
+    that shuts down. It seldom does, so whether one is about is looked up.
     """
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
