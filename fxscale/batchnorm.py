@@ -64,8 +64,8 @@ def reestimate_batchnorm(
         try:
             for count, batch in enumerate(batches, start=1):
                 _forward(network, batch, device, count)
-        except Exception:
-            if group is not None:  # the other processes are told first, for they wait for this one
+        except Exception:  # whatever the user's loader or network raises; it is raised again
+            if group is not None:  # the other processes wait for this one, so they are told first
                 _average_over(group, norms, count, failed=True)
             raise
         if group is not None:
@@ -98,7 +98,7 @@ def _average_over(
         parts += [buffer.flatten() * weight for buffer in _averages(norm)]
     total = torch.cat([part.to(_device(norms[0]), torch.float64) for part in parts])
     torch.distributed.all_reduce(total, group=group)
-    if failed:
+    if failed:  # the caller raises why
         return count
     if total[0] > 0:
         raise FxscaleError(
