@@ -116,8 +116,8 @@ def test_small_images_come_behind_the_pretrain_network(
 
 def test_any_network_of_the_registry(data: Path, tmp_path: Path) -> None:
     run_tiny_imagenet(
-        data, tmp_path, "--model", "torchvision/resnet18", "--precision", "bf16",
-        "--target-size", "96", "--pretrain-size", "70",
+        data, tmp_path, "--model", "torchvision/resnet18", "--precision", "bf16", "--epochs", "1",
+        "--target-size", "64", "--pretrain-size", "46", "--transitions",
     )  # fmt: skip
 
     report = (tmp_path / "tiny_imagenet.md").read_text()
