@@ -51,7 +51,7 @@ class Loops:
         stepper = Stepper(fabric, settings, len(self.source.classes) if self.source else 1)
         # Or the same code at another size is compiled for any size, which is slower.
         with torch._dynamo.config.patch(automatic_dynamic_shapes=False):
-            compile_now(phase, fabric, settings, [])
+            compile_now(phase, fabric, settings, stepper.loss, [])
         numbers = count()
 
         def epoch() -> None:

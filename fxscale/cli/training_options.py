@@ -163,6 +163,9 @@ def training_options(
         float, _step(help="Share of a label that goes to all classes alike.")
     ] = 0.0,
     mixup: Annotated[float, _step(help="Alpha of mix-up; 0: none.")] = 0.0,
+    auxiliary_weight: Annotated[
+        float, _step(help="Of the losses of auxiliary classifiers, as GoogLeNet has them.")
+    ] = 0.3,
     average: Annotated[
         float, _step(help="Decay of a moving average of the weights (EMA); 0: none.")
     ] = 0.0,
@@ -232,6 +235,7 @@ def training_options(
         "clip_norm": clip_norm,
         "label_smoothing": label_smoothing,
         "mixup": mixup,
+        "auxiliary_weight": auxiliary_weight,
         "average": average,
         "batchnorm_batches": batchnorm_batches,
         "precision": precision.value,

@@ -69,7 +69,7 @@ def change_phase(
             if entered.average is not None:
                 reestimate_batchnorm(entered.average.module, batches(), group=group)
     estimated = now(fabric)
-    compile_seconds = compile_now(entered, fabric, settings, test.evaluation_batches)
+    compile_seconds = compile_now(entered, fabric, settings, stepper.loss, test.evaluation_batches)
     after, _, _ = stepper.evaluate(entered, test.evaluation(entered.size))
     hashes = gathered(fabric, entered.state_hash())
     if len(set(hashes)) > 1:

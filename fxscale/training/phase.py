@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from fxscale.training.average import averaged
 from fxscale.training.checkpoint import Checkpoint, digest, flattened, restored
+from fxscale.training.losses import Loss
 from fxscale.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -130,7 +130,11 @@ def compile_mode(fabric: Fabric, settings: Settings) -> Literal["default", "redu
 
 
 def compile_now(
-    phase: Phase, fabric: Fabric, settings: Settings, evaluation_batches: Sequence[int]
+    phase: Phase,
+    fabric: Fabric,
+    settings: Settings,
+    loss: Loss,
+    evaluation_batches: Sequence[int],
 ) -> float:
     """Compiles for training and for evaluation; returns the seconds that it took.
 
@@ -152,7 +156,7 @@ def compile_now(
     with torch.random.fork_rng(), _buffers_kept(phase.network):
         phase.wrapped.train()
         for _ in range(calls):
-            fabric.backward(F.cross_entropy(phase.wrapped(noise(micro)), labels))
+            fabric.backward(loss(phase.wrapped(noise(micro)), labels))
             phase.optimizer.zero_grad()
         phase.evaluated.eval()
         with torch.no_grad(), fabric.autocast():

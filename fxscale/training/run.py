@@ -207,7 +207,7 @@ class _Run:
         optimizer = optimizer_for(network, self.settings)
         phase = set_up(number, network, optimizer, self.fabric, self.settings)
         batches = self.test_loader.evaluation_batches
-        return phase, compile_now(phase, self.fabric, self.settings, batches)
+        return phase, compile_now(phase, self.fabric, self.settings, self.stepper.loss, batches)
 
     def _change(self, epoch: Epoch) -> None:
         before = self.phase.number

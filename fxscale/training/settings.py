@@ -76,6 +76,8 @@ class Settings:
     - `accumulate`: batches per process that one step's gradient is gathered from.
     - `clip_norm`: gradients are scaled down to this norm; `None`: they are not.
     - `label_smoothing`: from 0 to 1. `mixup`: alpha of its Beta distribution, 0 for none.
+    - `auxiliary_weight`: what the losses of auxiliary classifiers are multiplied by before they are
+      added to the network's own, where it has any (GoogLeNet: 0.3).
     - `average`: decay per step of an exponential moving average of the weights, which is then what
       is evaluated and saved in the end; 0 for none.
     - `batchnorm_batches`: steps' worth of images over which BatchNorm is re-estimated after a
@@ -121,6 +123,7 @@ class Settings:
     clip_norm: float | None = None
     label_smoothing: float = 0.0
     mixup: float = 0.0
+    auxiliary_weight: float = 0.3
     average: float = 0.0
     batchnorm_batches: int = 20
     precision: Precision = "fp32"
@@ -225,6 +228,7 @@ _RANGES = {
     "accumulate": (1, _ANY),
     "label_smoothing": (0, 1),
     "mixup": (0, _ANY),
+    "auxiliary_weight": (0, _ANY),
     "average": (0, 1),
     "batchnorm_batches": (0, _ANY),
     "seed": (0, _ANY),

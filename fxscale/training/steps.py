@@ -12,6 +12,7 @@ from torch import Tensor
 from fxscale.errors import FxscaleError
 from fxscale.training.devices import send_buffers, total
 from fxscale.training.loading import Batch
+from fxscale.training.losses import Loss
 from fxscale.training.phase import Phase, to_device
 from fxscale.training.randomness import MIXUP, STEP, derive, drawing
 from fxscale.training.settings import Settings
@@ -28,7 +29,7 @@ class Stepper:
     def __init__(self, fabric: Fabric, settings: Settings, classes: int) -> None:
         self.fabric = fabric
         self.settings = settings
-        self.classes = classes
+        self.loss = Loss(classes, settings.label_smoothing, settings.auxiliary_weight)
         self._mix = _mixup(settings.mixup, classes) if settings.mixup else None
 
     def step(self, phase: Phase, batches: Sequence[Batch], epoch: int, step: int) -> Tensor:
@@ -49,7 +50,7 @@ class Stepper:
                     images, labels = self._mix(images, labels)
             waiting = number < len(batches)
             with self.fabric.no_backward_sync(phase.wrapped, enabled=waiting):
-                part = self._loss(phase.wrapped(images), labels) / len(batches)
+                part = self.loss(phase.wrapped(images), labels) / len(batches)
                 self.fabric.backward(part)
             loss += part.detach()
         if self.settings.clip_norm is not None:
@@ -63,14 +64,6 @@ class Stepper:
         if phase.average is not None:
             phase.average.update_parameters(phase.network)
         return loss
-
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if logits.ndim != 2 or logits.shape[1] < self.classes:
-            raise FxscaleError(
-                f"the network answers with shape {tuple(logits.shape)}, but there are "
-                f"{self.classes} classes: expected (N, {self.classes})"
-            )
-        return F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
 
     def evaluate(self, phase: Phase, batches: Iterable[Batch]) -> tuple[float, float, list[str]]:
         """Accuracy (0 to 1) and loss over all processes, and the files that were unreadable here.
@@ -89,7 +82,8 @@ class Stepper:
                     faults += batch.faults
                     if not len(batch.labels):
                         continue
-                    logits = network(to_device(batch.images, self.fabric, self.settings)).float()
+                    images = to_device(batch.images, self.fabric, self.settings)
+                    logits = self.loss.scores(network(images)).float()
                     labels = batch.labels.to(self.fabric.device)
                     right = (logits.argmax(1) == labels).sum()
                     loss = F.cross_entropy(logits, labels, reduction="sum")

@@ -74,6 +74,21 @@ class Tiny(nn.Module):
         return logits
 
 
+class WithAuxiliary(Tiny):
+    """A second classifier in train mode, as GoogLeNet and Inception have it."""
+
+    def __init__(self, classes: int, *, dropout: float = 0.2) -> None:
+        super().__init__(classes, dropout=dropout)
+        self.auxiliary = nn.Linear(8 * 12 * 12, classes)
+
+    def forward(self, x: Tensor) -> Any:
+        x = nn.functional.max_pool2d(self.norm(self.conv1(x)).relu(), 2)
+        auxiliary = self.auxiliary(x.flatten(1)) if self.training else None
+        x = nn.functional.max_pool2d(self.conv2(x).relu(), 2)
+        logits = self.fc(self.drop(x.flatten(1)))
+        return (logits, auxiliary) if self.training else logits
+
+
 class Pooled(Tiny):
     """Takes images of any size, so that it can be resized progressively."""
 

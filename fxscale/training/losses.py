@@ -1,0 +1,68 @@
+"""What networks are trained for: the cross entropy of their classifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from fxscale.errors import FxscaleError
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Cross entropy of class scores, `(N, classes)`: of a network's own and its auxiliary ones.
+
+    A network may answer with a tuple in train mode, its class scores first, those of auxiliary
+    classifiers (or `None`) behind them, as torchvision's GoogLeNet and Inception do. The cross
+    entropy of each of these is added, weighted by `auxiliary_weight` (Szegedy et al., "Going deeper
+    with convolutions", 2015, section 5).
+    """
+
+    classes: int
+    label_smoothing: float
+    auxiliary_weight: float
+
+    def __call__(self, output: Any, labels: Tensor) -> Tensor:
+        """Mean over a batch. `labels`: numbers `(N,)`, or shares `(N, classes)` as of mix-up.
+
+        **Raises:** `FxscaleError` where `output` holds no class scores.
+        """
+        main, *auxiliary = (
+            F.cross_entropy(scores, labels, label_smoothing=self.label_smoothing)
+            for scores in self._classifiers(output)
+        )
+        return main + self.auxiliary_weight * sum(auxiliary)
+
+    def scores(self, output: Any) -> Tensor:
+        """Those that the network is judged by."""
+        return self._classifiers(output)[0]
+
+    def _classifiers(self, output: Any) -> list[Tensor]:
+        parts = [output]
+        if isinstance(output, tuple | list):
+            parts = [part for part in output if part is not None]
+        scores = [part for part in parts if self._are_scores(part)]
+        if not parts or len(scores) < len(parts):
+            raise FxscaleError(
+                f"the network answers with {_described(output)}, but there are {self.classes} "
+                f"classes: expected (N, {self.classes}), or a tuple of such with those of "
+                "auxiliary classifiers behind the first"
+            )
+        return scores
+
+    def _are_scores(self, part: Any) -> bool:
+        return isinstance(part, Tensor) and part.ndim == 2 and part.shape[1] >= self.classes
+
+
+def _described(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"shape {tuple(output.shape)}"
+    if isinstance(output, tuple | list):
+        return f"({', '.join(map(_described, output))})"
+    if isinstance(output, Mapping):
+        return f"a {type(output).__name__} of {', '.join(map(repr, output))}"
+    return f"a {type(output).__name__}"
