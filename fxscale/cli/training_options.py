@@ -119,9 +119,13 @@ def training_options(
     epochs: Annotated[int, _schedule(min=1, help="Of all networks together.")] = 90,
     learning_rate: Annotated[float, _schedule(help="Before it first drops.")] = 0.1,
     milestones: Annotated[
-        str,
-        _schedule(metavar="EPOCH[,EPOCH...]", help="Completed epochs after which the rate drops."),
-    ] = "30,60",
+        str | None,
+        _schedule(
+            metavar="EPOCH[,EPOCH...]",
+            help="Completed epochs after which the rate drops; '' for never.",
+            show_default="a third and two thirds of the epochs",
+        ),
+    ] = None,
     gamma: Annotated[float, _schedule(help="What the rate is then multiplied by.")] = 0.1,
     weight_decay: Annotated[float, _schedule(min=0, help="Of all parameters.")] = 1e-4,
     extra_training: Annotated[
@@ -222,7 +226,7 @@ def training_options(
         "preset": None if preset is None else preset.value,
         "epochs": epochs,
         "learning_rate": learning_rate,
-        "milestones": _numbers(milestones) if milestones else (),
+        "milestones": _milestones(milestones, epochs),
         "gamma": gamma,
         "weight_decay": weight_decay,
         "extra_training": extra_training,
@@ -281,6 +285,12 @@ def with_training_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _sizes(text: str) -> tuple[int, ...]:
     return () if text == "none" else _numbers(text)
+
+
+def _milestones(text: str | None, epochs: int) -> tuple[int, ...]:
+    if text is None:  # as the paper does with ResNet-34: after 30 and 60 of 90
+        return tuple(sorted({epochs // 3, 2 * epochs // 3} - {0}))
+    return _numbers(text) if text else ()
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fxscale.cli.app import app
+from fxscale.cli.training_options import training_options
 
 runner = CliRunner()
 
@@ -92,6 +93,24 @@ def test_json_is_all_of_stdout(options: list[str], tmp_path: Path) -> None:
     resumed = runner.invoke(app, [*options, "--json", "--quiet", "--resume"])
     assert (resumed.exit_code, resumed.stderr) == (0, "")
     assert json.loads(resumed.stdout) == content
+
+
+@pytest.mark.parametrize(
+    ("epochs", "milestones", "drops"),
+    [
+        (90, None, (30, 60)),
+        (5, None, (1, 3)),
+        (2, None, (1,)),
+        (1, None, ()),
+        (9, "7", (7,)),
+        (9, "", ()),
+    ],
+)
+def test_the_rate_drops_after_thirds_unless_told(
+    epochs: int, milestones: str | None, drops: tuple[int, ...]
+) -> None:
+    chosen = training_options("resnet34", epochs=epochs, milestones=milestones)
+    assert chosen["milestones"] == drops
 
 
 @pytest.mark.parametrize(
