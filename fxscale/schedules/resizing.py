@@ -96,9 +96,9 @@ class BeforeDrop:
         ends = self._ends(drop - self.lead, transitions)
         if self.lead < 0 or not all(a < b for a, b in pairwise((0, *ends))):
             raise FxscaleError(
-                f"the learning rate first drops after {drop} epochs: {transitions} transitions, "
-                f"the last {self.lead} epochs before the drop, leave a network without an epoch. "
-                f"Give the epochs to resize at"
+                f"the learning rate first drops after epoch {drop}, and the last transition (of "
+                f"{transitions}) is to come {self.lead} epochs before: this leaves a network "
+                "without an epoch. Let the rate drop later, or give the epochs to resize at"
             )
 
     def due(self, rules: LearningRules, state: Progress) -> bool:

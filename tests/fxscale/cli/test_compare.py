@@ -178,7 +178,7 @@ def test_a_head_of_fixed_size_is_resized_progressively(images: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("changed", "code", "words"),
     [
-        ([], 1, "leave a network without an epoch"),  # auto, two epochs before the drop
+        ([], 1, "leaves a network without an epoch"),  # auto, two epochs before the drop
         (["--resize-at", "soon"], 1, "does not say when to resize"),
         (["--resize-at", "3"], 1, "must lie between 1 and 2"),
         (["--resize-at", "never"], 1, "nothing is resized at 'never'"),
