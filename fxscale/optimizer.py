@@ -3,11 +3,13 @@
 The weights follow a linear map `w = A w'`, so a step of the pre-train network, carried over, is `A`
 times that step. Hence
 
-1. first moments (`momentum_buffer` of SGD, `exp_avg` of Adam) go through `A` itself: with no new
-   gradient the target steps exactly where the pre-train network would have gone;
-2. second moments (`exp_avg_sq`, `max_exp_avg_sq`) go through the squares of the entries of `A`:
-   the second moment of a weighted sum of independent terms. Adam divides one by the root of the
-   other, so the size of its step stays what it was, whatever the amplitude of `A`;
+1. first moments (`momentum_buffer` of SGD, `exp_avg` of Adam) and past steps (`momentum_buffer` of
+   RMSprop) go through `A` itself: with no new gradient the target steps exactly where the pre-train
+   network would have gone;
+2. second moments (`exp_avg_sq`, `square_avg`, Adagrad's `sum`, Adadelta's `acc_delta`) go through
+   the squares of the entries of `A`: the second moment of a weighted sum of independent terms. Adam
+   divides one by the root of the other, so the size of its step stays what it was, whatever the
+   amplitude of `A`;
 3. step counts are carried: bias correction goes on where it was.
 """
 
@@ -21,7 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adadelta, Adagrad, Adam, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
 from fxscale.errors import FxscaleError, StateMismatchError
 from fxscale.plan import StateMap
@@ -29,11 +31,20 @@ from fxscale.resample import DEFAULT_INTERPOLATION, Interpolation, Kernel, upsca
 from fxscale.upscale import kernel_of, maps_between
 from fxscale.wrappers import match_keys, unwrap
 
-_SECOND_MOMENTS = frozenset({"exp_avg_sq", "max_exp_avg_sq"})
-_STATE_OF = {
+_COUNTS = frozenset({"step", "mu_product"})
+"""One number for a parameter; the second is NAdam's product of momenta."""
+_SECOND_MOMENTS = frozenset({"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "acc_delta"})
+_ADAM = frozenset({"step", "exp_avg", "exp_avg_sq"})
+_STATE_OF: dict[type[Optimizer], frozenset[str]] = {
     SGD: frozenset({"momentum_buffer"}),
-    Adam: frozenset({"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}),
-    AdamW: frozenset({"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}),
+    Adam: _ADAM | {"max_exp_avg_sq"},
+    AdamW: _ADAM | {"max_exp_avg_sq"},
+    NAdam: _ADAM | {"mu_product"},
+    RAdam: _ADAM,
+    # Not `grad_avg`, of `centered`: squared, an upscaled mean may exceed the second moment.
+    RMSprop: frozenset({"step", "square_avg", "momentum_buffer"}),
+    Adagrad: frozenset({"step", "sum"}),
+    Adadelta: frozenset({"step", "square_avg", "acc_delta"}),
 }
 _OWN_OPTIONS = frozenset(
     {"params", "param_names", "foreach", "fused", "capturable", "differentiable"}
@@ -85,7 +96,8 @@ def upscale_optimizer(
 
     **Arguments:**
 
-    - `optimizer`: `torch.optim.SGD`, `Adam` or `AdamW` over parameters of `pretrain`.
+    - `optimizer`: `SGD`, `Adam`, `AdamW`, `NAdam`, `RAdam`, `RMSprop` (not `centered`), `Adagrad`
+      or `Adadelta` of `torch.optim`, over parameters of `pretrain`.
     - `pretrain`, `target`: the two networks; wrappers are understood. `target` may be a larger
       pre-train stage of the same target network.
     - `new_optimizer`: of the same class, over the same parameters (by name) of `target`, in the
@@ -120,8 +132,9 @@ def carry_optimizer(
     old = bare_optimizer(optimizer)
     if type(old) not in _STATE_OF:
         raise FxscaleError(
-            f"cannot carry the state of {type(old).__name__}: expected torch.optim.SGD, Adam or "
-            f"AdamW. Start the target with a fresh optimizer instead"
+            f"cannot carry the state of {type(old).__name__}: expected one of torch.optim, "
+            f"{', '.join(kind.__name__ for kind in _STATE_OF)}. Start the target with a fresh "
+            "optimizer instead"
         )
     old_names = _parameters(pretrain, maps, "pre-train")
     new_names = _parameters(target, maps, "target")
@@ -252,7 +265,8 @@ def _checked(entries: Mapping[str, Any], name: str, kind: type[Optimizer]) -> Ma
     if unknown:
         raise FxscaleError(
             f"{kind.__name__} keeps unknown state for {name!r}: expected "
-            f"{sorted(_STATE_OF[kind])}, found {unknown} as well"
+            f"{sorted(_STATE_OF[kind])}, found {unknown} as well. Start the target with a fresh "
+            "optimizer instead"
         )
     return entries
 
@@ -270,8 +284,8 @@ def _carry(
     """One entry of one parameter's state."""
     if value is None:  # momentum_buffer where momentum is zero
         return None
-    if key == "step":
-        return _step_count(value, new, group)
+    if key in _COUNTS:
+        return _count(value, new, group)
     if not isinstance(value, Tensor) or value.shape != old.shape:
         found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise StateMismatchError(
@@ -289,7 +303,7 @@ def _carry(
     return torch.empty_like(new, dtype=dtype, requires_grad=False).copy_(upscaled)
 
 
-def _step_count(value: Any, parameter: Tensor, group: Group) -> Tensor:
+def _count(value: Any, parameter: Tensor, group: Group) -> Tensor:
     """Where and how `torch.optim` keeps it, given the flags of the new optimizer's group."""
     count = torch.as_tensor(value).detach()
     if group.get("fused"):

@@ -9,7 +9,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from torch.optim import (
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    NAdam,
+    Optimizer,
+    RAdam,
+    RMSprop,
+)
 
 from fxscale.errors import FxscaleError, PlanMismatchError, StateMismatchError
 from fxscale.optimizer import upscale_optimizer
@@ -158,6 +169,49 @@ def test_adam_across_the_transition(kind: type[Adam], options: dict[str, Any]) -
         torch.testing.assert_close(
             parameter.detach(), reference.parameters[name], rtol=1e-8, atol=1e-10
         )
+
+
+@pytest.mark.parametrize("foreach", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "options", "squared"),
+    [
+        (NAdam, {"weight_decay": 0.1}, {"exp_avg_sq"}),
+        (RAdam, {"decoupled_weight_decay": True}, {"exp_avg_sq"}),
+        (RMSprop, {"momentum": 0.9}, {"square_avg"}),
+        (RMSprop, {}, {"square_avg"}),
+        (Adagrad, {"lr_decay": 0.1, "initial_accumulator_value": 0.2}, {"sum"}),
+        (Adadelta, {"rho": 0.8}, {"square_avg", "acc_delta"}),
+    ],
+)
+def test_other_optimizers_across_the_transition(
+    kind: type[Optimizer], options: dict[str, Any], squared: set[str], foreach: bool
+) -> None:
+    """torch's own optimizer, given the state that dense matrices make, takes the same steps."""
+    shared: dict[str, Any] = {"lr": 0.01, "foreach": foreach, **options}
+    factory: Any = kind
+    small, target = networks()
+    old = factory(small.parameters(), **shared)
+    steps(small, old)
+    new = upscale_optimizer(old, small, target)
+    target.load_state_dict(upscale_state(small))
+
+    reference = copy.deepcopy(target)
+    expected = factory(reference.parameters(), **shared)
+    states = {
+        index: {
+            key: reference_map(name, value, squared=key in squared) if value.ndim else value
+            for key, value in old.state[parameter].items()
+        }
+        for index, (name, parameter) in enumerate(small.named_parameters())
+    }
+    assert all(states.values())
+    expected.load_state_dict(expected.state_dict() | {"state": states})
+    for _ in range(3):
+        gradients = {name: torch.randn_like(p) for name, p in target.named_parameters()}
+        train(target, new, gradients)
+        train(reference, expected, gradients)
+    for name, parameter in target.named_parameters():
+        torch.testing.assert_close(parameter, reference.get_parameter(name), rtol=1e-8, atol=1e-10)
 
 
 def train(net: nn.Module, optimizer: Optimizer, gradients: dict[str, Tensor]) -> None:
@@ -381,8 +435,14 @@ def test_optimizers_and_states_that_are_unknown_or_wrong() -> None:
     small, target = networks()
     old = SGD(small.parameters(), lr=0.1, momentum=0.9)
     new = SGD(target.parameters(), lr=1.0, momentum=0.5)
-    with pytest.raises(FxscaleError, match=r"state of RMSprop: expected torch\.optim\.SGD, Adam"):
-        upscale_optimizer(RMSprop(small.parameters()), small, target, new)
+    with pytest.raises(
+        FxscaleError, match=r"state of Adamax: expected one of torch\.optim, SGD, A"
+    ):
+        upscale_optimizer(Adamax(small.parameters()), small, target, new)
+    centered = RMSprop(small.parameters(), centered=True)
+    steps(small, centered)
+    with pytest.raises(FxscaleError, match=r"found \['grad_avg'\] as well. Start the target with"):
+        upscale_optimizer(centered, small, target)
     with pytest.raises(FxscaleError, match="another class: expected SGD, found Adam"):
         upscale_optimizer(old, small, target, Adam(target.parameters()))
     cases: list[tuple[str, dict[str, Any], type[FxscaleError]]] = [
