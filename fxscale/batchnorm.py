@@ -64,8 +64,10 @@ def reestimate_batchnorm(
         try:
             for count, batch in enumerate(batches, start=1):
                 _forward(network, batch, device, count)
-        except Exception:  # whatever the user's loader or network raises; it is raised again
-            if group is not None:  # the other processes wait for this one, so they are told first
+        except Exception:
+            # Whatever the user's loader or network raises: the other processes wait for this one's
+            # exchange and are told first. Then it is raised again, as it was.
+            if group is not None:
                 _average_over(group, norms, count, failed=True)
             raise
         if group is not None:

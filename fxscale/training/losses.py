@@ -42,17 +42,15 @@ class Loss:
         return self._classifiers(output)[0]
 
     def _classifiers(self, output: Any) -> list[Tensor]:
-        parts = [output]
-        if isinstance(output, tuple | list):
-            parts = [part for part in output if part is not None]
-        scores = [part for part in parts if self._are_scores(part)]
-        if not parts or len(scores) < len(parts):
+        own, *auxiliary = output if isinstance(output, tuple | list) and output else [output]
+        classifiers = [own, *(part for part in auxiliary if part is not None)]
+        if not all(map(self._are_scores, classifiers)):
             raise FxscaleError(
                 f"the network answers with {_described(output)}, but there are {self.classes} "
                 f"classes: expected (N, {self.classes}), or a tuple of such with those of "
                 "auxiliary classifiers behind the first"
             )
-        return scores
+        return classifiers
 
     def _are_scores(self, part: Any) -> bool:
         return isinstance(part, Tensor) and part.ndim == 2 and part.shape[1] >= self.classes

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -109,7 +110,8 @@ def test_json_is_all_of_stdout(options: list[str], tmp_path: Path) -> None:
 def test_the_rate_drops_after_thirds_unless_told(
     epochs: int, milestones: str | None, drops: tuple[int, ...]
 ) -> None:
-    chosen = training_options("resnet34", epochs=epochs, milestones=milestones)
+    sizes: dict[str, Any] = {"target_size": 224, "pretrain_size": "160"}
+    chosen = training_options("resnet34", epochs=epochs, milestones=milestones, **sizes)
     assert chosen["milestones"] == drops
 
 

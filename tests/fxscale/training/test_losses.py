@@ -65,6 +65,7 @@ def test_labels_may_be_shares() -> None:
         ({"out": torch.zeros(5, 3)}, "a dict of 'out'"),
         ((), r"\(\), but"),
         (None, "a NoneType"),
+        ((None, torch.zeros(5, 3)), r"\(a NoneType, shape \(5, 3\)\)"),  # the first is its own
     ],
 )
 def test_what_is_no_class_scores_is_told(output: Any, told: str) -> None:
