@@ -49,7 +49,7 @@ def catalogue(pattern: str = "") -> tuple[Entry, ...]:
     found = tuple(_entry(name) for name in known if _fits(name, pattern))
     if not found:
         raise ModelNotFoundError(
-            f"no model fits {pattern!r}{suggestion(pattern, known)}; names are {FORMS}{_absent()}"
+            f"no model fits {pattern!r}{suggestion(pattern, known)} Names are {FORMS}{_absent()}"
         )
     return found
 

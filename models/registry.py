@@ -139,8 +139,8 @@ def _from_file(name: str) -> Factory:
         if callable(value) and getattr(value, "__module__", None) == module.__name__
     ]
     raise ModelNotFoundError(
-        f"{path} has no function or class {attribute!r}{suggestion(attribute, own)}; "
-        f"it defines {', '.join(own) or 'none'}"
+        f"{path} has no function or class {attribute!r}{suggestion(attribute, own)} "
+        f"It defines {', '.join(own) or 'none'}"
     )
 
 
@@ -180,17 +180,17 @@ def _require(package: str) -> None:
 
 def _unknown(name: str, known: Iterable[str]) -> ModelNotFoundError:
     return ModelNotFoundError(
-        f"there is no model {name!r}{suggestion(name, known)}; names are {FORMS}"
+        f"there is no model {name!r}{suggestion(name, known)} Names are {FORMS}"
     )
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """`, did you mean ...?`: models of the same bare name first, then similar spellings."""
+    """How a sentence ends: `; did you mean ...?`, the same bare name first, or a full stop."""
     known = list(known)
     same = [candidate for candidate in known if candidate.rpartition("/")[2] == name]
     similar = difflib.get_close_matches(name, known, n=3)
     nearest = (same or similar)[:3]
-    return f"; did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
+    return f"; did you mean {' or '.join(map(repr, nearest))}?" if nearest else "."
 
 
 def _spell(arguments: dict[str, object]) -> str:

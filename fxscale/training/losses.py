@@ -31,11 +31,13 @@ class Loss:
 
         **Raises:** `FxscaleError` where `output` holds no class scores.
         """
-        main, *auxiliary = (
-            F.cross_entropy(scores, labels, label_smoothing=self.label_smoothing)
-            for scores in self._classifiers(output)
-        )
+        main, *auxiliary = (self._cross_entropy(s, labels) for s in self._classifiers(output))
         return main + self.auxiliary_weight * sum(auxiliary)
+
+    def _cross_entropy(self, scores: Tensor, labels: Tensor) -> Tensor:
+        if labels.ndim == 2:  # outputs beyond the classes, which a network may have, get no share
+            labels = F.pad(labels, (0, scores.shape[1] - labels.shape[1]))
+        return F.cross_entropy(scores, labels, label_smoothing=self.label_smoothing)
 
     def scores(self, output: Any) -> Tensor:
         """Those that the network is judged by."""

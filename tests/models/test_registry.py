@@ -103,7 +103,7 @@ def test_a_misspelt_name_gets_a_suggestion(name: str, suggested: str) -> None:
 
 
 def test_a_name_like_no_other_gets_the_forms() -> None:
-    with pytest.raises(ModelNotFoundError, match="no model '@@@'; names are overfeat_fast"):
+    with pytest.raises(ModelNotFoundError, match=r"no model '@@@'\. Names are overfeat_fast"):
         resolve("@@@")
 
 
@@ -129,12 +129,12 @@ def test_a_missing_package_is_named_with_its_extra(
 def test_files_that_lead_nowhere(file: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text("1 / 0\n")
-    defines = "it defines Net, make, number"
+    defines = "It defines Net, make, number"
     cases = {
         f"{file}": "names a file but no factory in it; write path/to/file.py:factory",
         f"{tmp_path}/none.py:make": f"there is no file {tmp_path}/none.py",
-        f"{file}:mak": f"no function or class 'mak'; did you mean 'make'?; {defines}",
-        f"{file}:not_callable": f"no function or class 'not_callable'; {defines}",
+        f"{file}:mak": f"no function or class 'mak'; did you mean 'make'? {defines}",
+        f"{file}:not_callable": f"no function or class 'not_callable'. {defines}",
         f"{broken}:make": f"running {broken} failed: ZeroDivisionError: division by zero",
     }
     for name, message in cases.items():

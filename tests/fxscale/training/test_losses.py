@@ -56,6 +56,15 @@ def test_labels_may_be_shares() -> None:
     assert float(loss((own, other), shares)) == pytest.approx(float(loss((own, other), LABELS)))
 
 
+def test_shares_say_nothing_of_outputs_beyond_the_classes() -> None:
+    """A network made for more classes than there are, as one trained elsewhere: ten for three."""
+    wide, narrow = torch.randn(5, 10, dtype=torch.float64), scores()
+    shares = F.one_hot(LABELS, 3).double()
+    loss = Loss(3, 0.1, 0.5)
+    for output in (wide, (wide, narrow), (narrow, wide)):
+        assert float(loss(output, shares)) == pytest.approx(float(loss(output, LABELS)))
+
+
 @pytest.mark.parametrize(
     ("output", "told"),
     [
