@@ -221,7 +221,7 @@ def training_options(
         "data": data,
         "target_size": target,
         "pretrain_sizes": pretrain,
-        "progressive_sizes": _numbers(progressive_size) if progressive_size else (),
+        "progressive_sizes": numbers(progressive_size) if progressive_size else (),
         **how,
         "preset": None if preset is None else preset.value,
         "epochs": epochs,
@@ -284,16 +284,17 @@ def with_training_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _sizes(text: str) -> tuple[int, ...]:
-    return () if text == "none" else _numbers(text)
+    return () if text == "none" else numbers(text)
 
 
 def _milestones(text: str | None, epochs: int) -> tuple[int, ...]:
     if text is None:  # as the paper does with ResNet-34: after 30 and 60 of 90
         return tuple(sorted({epochs // 3, 2 * epochs // 3} - {0}))
-    return _numbers(text) if text else ()
+    return numbers(text) if text else ()
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def numbers(text: str) -> tuple[int, ...]:
+    """Of `"30,60"`. Raises typer's `BadParameter` for anything else."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:

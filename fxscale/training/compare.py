@@ -36,7 +36,8 @@ class Variant:
 
     **Attributes:**
 
-    - `kind`: what is done; `rule`: when to go over to the next network, empty if never.
+    - `kind`: what is done; `rule`: when to go over to the next network, empty if never; of the
+      target alone how many epochs it has, empty if as many as the others.
     - `settings`: of its first run; the others differ in the seed alone.
     - `key`: names its folder: `"target"`, `"resized-28"`.
     """
@@ -52,6 +53,8 @@ class Variant:
     @property
     def when(self) -> str:
         """The rule in words."""
+        if self.kind == "target" and self.rule:
+            return f"for {self.rule} epochs"
         named = {"": "", "auto": "before the first drop", "plateau": "on a plateau"}
         return named.get(self.rule, f"after epoch {' and '.join(self.rule.split(','))}")
 
@@ -73,6 +76,8 @@ _NAMES: dict[Kind, str] = {
 class Comparison:
     """Variants, the target alone first, each with one history per seed, in the same order.
 
+    The first is what the others are compared with.
+
     `remarks` say why variants that were chosen are not among them, and which have a head that was
     resized. `gpu` names the device that trained them, `None` where it was a CPU.
     """
@@ -85,7 +90,7 @@ class Comparison:
 
     @property
     def target(self) -> tuple[History, ...]:
-        """Of the target alone."""
+        """Of the first variant, the target alone."""
         return self.histories[0]
 
     @property
@@ -94,7 +99,10 @@ class Comparison:
 
 
 def variants(
-    settings: Settings, resize_at: Sequence[str], progressive_at: Sequence[str] | None = None
+    settings: Settings,
+    resize_at: Sequence[str],
+    progressive_at: Sequence[str] | None = None,
+    target_lengths: Sequence[tuple[int, tuple[int, ...]]] = (),
 ) -> tuple[Variant, ...]:
     """The runs to compare.
 
@@ -104,9 +112,12 @@ def variants(
     - `resize_at`: when to go over to the target, one variant each, as `Settings.resize_at`.
     - `progressive_at`: the same for progressive resizing, none if it is empty; by default the first
       of `resize_at`, or its last epochs where the target trains on small images after it, too.
+    - `target_lengths`: epochs and milestones of the target alone, where they are not those of
+      `settings`: small networks may have more epochs and need less time. Of several, one variant
+      each, the first is what all others are compared with.
 
     **Raises:** `FxscaleError` where there is no pre-train size, nothing to resize at, or a rule
-    does not fit the schedule.
+    does not fit the schedule, or `target_lengths` contradict a preset.
     """
     if not settings.pretrain_sizes:
         raise FxscaleError(
@@ -121,6 +132,11 @@ def variants(
         raise FxscaleError(
             "nothing is resized at 'never': the pre-train network alone is compared in any case. "
             "Give epochs to resize at"
+        )
+    if target_lengths and settings.preset is not None:
+        raise FxscaleError(
+            f"the preset {settings.preset!r} has epochs of its own: the target alone can have "
+            "others only without it"
         )
     alone = replace(
         settings,
@@ -139,8 +155,12 @@ def variants(
         resize_at="never",  # until each variant says when
     )
     small = replace(settings, resize_at="never", extra_training=0)
+    targets = [
+        Variant("target", str(epochs), replace(alone, epochs=epochs, milestones=milestones))
+        for epochs, milestones in dict(target_lengths).items()
+    ]
     return (
-        Variant("target", "", alone),
+        *(targets or [Variant("target", "", alone)]),
         Variant("pretrain", "", small),
         *(
             Variant("progressive", rule, replace(resizing, resize_at=rule))

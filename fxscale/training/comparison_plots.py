@@ -22,7 +22,11 @@ from fxscale.training.history import History
 from fxscale.training.plots import LABEL_SIZE, PRETRAIN_COLOUR, TARGET_COLOUR, draw_band, style
 from fxscale.training.runs import percent
 
-_SHADES = {"progressive": ("Greens", 0.9, 0.45), "resized": ("plasma", 0.03, 0.5)}
+_SHADES = {
+    "target": ("bone", 0.36, 0.65),
+    "progressive": ("Greens", 0.9, 0.45),
+    "resized": ("plasma", 0.03, 0.5),
+}
 """Colour map of a kind, and where in it the colours of its first and last variant lie."""
 _MOST_DOTS = 30
 """Of more epochs, single ones are not marked."""
@@ -63,7 +67,7 @@ def plot_time(comparison: Comparison, path: Path) -> None:
     unit, size = unit_of([history.seconds for history in comparison.target])
     for row, runs in zip(rows(comparison), comparison.histories, strict=True):
         places = [[time / size for time in run.elapsed()] for run in runs]
-        saved = "" if row.variant.kind == "target" else f", {saving(row, 0)}"
+        saved = f", {saving(row, 0)}" if row.compared else ""
         colour = colours[row.variant.key]
         _draw(axes, _Curves(runs, places, 1 / size), colour, _label(row) + saved)
         end = mean(place[-1] for place in places)
@@ -204,7 +208,7 @@ def _draw_changes(axes: Axes, curves: _Curves, colour: str) -> None:
 
 
 def _colours(variants: Sequence[Variant]) -> Mapping[str, str]:
-    """Grey the target, orange the pre-train network, greens, and blue to red from early to late."""
+    """Orange the pre-train network; greys, greens, and blue to red from a kind's first to last."""
     colours = {}
     for variant in variants:
         kin = [other.key for other in variants if other.kind == variant.kind]
@@ -213,7 +217,7 @@ def _colours(variants: Sequence[Variant]) -> Mapping[str, str]:
             place = first + (last - first) * kin.index(variant.key) / max(1, len(kin) - 1)
             colours[variant.key] = to_hex(colormaps[shades](place))
         else:
-            colours[variant.key] = TARGET_COLOUR if variant.kind == "target" else PRETRAIN_COLOUR
+            colours[variant.key] = PRETRAIN_COLOUR
     return colours
 
 

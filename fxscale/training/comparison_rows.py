@@ -21,6 +21,7 @@ class Row:
 
     **Attributes:**
 
+    - `compared`: whether it is compared with the target alone, and not that itself.
     - `best`, `best_epochs`: highest accuracy of the last network, and the epoch of it.
     - `gained`: `best` less that of the target alone.
     - `final`: accuracy after the last epoch; `epochs`: how many there were.
@@ -29,6 +30,7 @@ class Row:
     """
 
     variant: Variant
+    compared: bool
     best: tuple[float, ...]
     best_epochs: tuple[int, ...]
     gained: tuple[float, ...]
@@ -41,16 +43,20 @@ class Row:
 
 def rows(comparison: Comparison) -> list[Row]:
     """One per variant, in the order of the comparison."""
+    target = comparison.target
     return [
-        _row(variant, histories, comparison.target)
-        for variant, histories in zip(comparison.variants, comparison.histories, strict=True)
+        _row(variant, own, target, compared=own is not target)
+        for variant, own in zip(comparison.variants, comparison.histories, strict=True)
     ]
 
 
-def _row(variant: Variant, own: Sequence[History], target: Sequence[History]) -> Row:
+def _row(
+    variant: Variant, own: Sequence[History], target: Sequence[History], *, compared: bool
+) -> Row:
     pairs = list(zip(own, target, strict=True))
     return Row(
         variant=variant,
+        compared=compared,
         best=tuple(history.best.accuracy for history in own),
         best_epochs=tuple(history.best.epoch for history in own),
         gained=tuple(mine.best.accuracy - full.best.accuracy for mine, full in pairs),
@@ -78,7 +84,7 @@ def cells(row: Row) -> tuple[str, ...]:
     """A row as text, under `HEADINGS`."""
     best = f"{percent(row.best, 2)} ({_span(row.best_epochs)})"
     end, epochs, time = percent(row.final, 2), _span(row.epochs), duration(row.seconds)
-    if row.variant.kind == "target":
+    if not row.compared:
         return (row.variant.name, best, "", end, epochs, time, "", "")
     saved = percent(row.saved, 1), percent(row.steady_saved, 1)
     return (row.variant.name, best, _signed(row.gained), end, epochs, time, *saved)
@@ -118,24 +124,26 @@ def _signed(shares: Sequence[float]) -> str:
 def finding(comparison: Comparison) -> str:
     """In words: the fastest transition that keeps the target's accuracy, or else the most accurate.
 
-    Of the pre-train network, and of progressive resizing. A variant keeps the accuracy where the
-    mean of its best accuracies is not below the target's by more than the sample standard deviation
-    of the target's over the seeds; with one seed, not below at all.
+    Of the pre-train network, of progressive resizing, and of the target alone with other epochs. A
+    variant keeps the accuracy where the mean of its best accuracies is not below the target's by
+    more than the sample standard deviation of the target's over the seeds; with one seed, not below
+    at all.
     """
     table = rows(comparison)
     target = table[0]
     margin = stdev(target.best) if len(target.best) > 1 else 0.0
-    told = [f"The target network alone reaches {percent(target.best, 2)}"]
+    told = [f"The {target.variant.name} reaches {percent(target.best, 2)}"]
     for kind, words in (
+        ("target", "The target network alone {}"),
         ("resized", "The pre-train network, resized {},"),
         ("progressive", "Progressive resizing {}"),
     ):
-        of_kind = [row for row in table if row.variant.kind == kind]
+        of_kind = [row for row in table[1:] if row.variant.kind == kind]
         if not of_kind:
             continue
         kept = [row for row in of_kind if mean(row.best) >= mean(target.best) - margin]
         row = max(kept, key=lambda r: mean(r.saved)) if kept else max(of_kind, key=_mean_best)
-        fate = "" if kept else ", less than the target alone,"
+        fate = "" if kept else f", less than {'that' if kind == 'target' else 'the target alone'},"
         told.append(
             f"{words.format(row.variant.when)} reaches {percent(row.best, 2)}{fate} in "
             f"{saving(row, 1)}"

@@ -175,6 +175,26 @@ def test_a_head_of_fixed_size_is_resized_progressively(images: Path, tmp_path: P
     assert "Progressive resizing: SmallResNet takes images of one size" in page
 
 
+def test_the_target_alone_may_train_for_other_epochs(images: Path, tmp_path: Path) -> None:
+    own = ("--target-epochs", "2", "--target-epochs", "1:", "--progressive-at", "none")
+    result = runner.invoke(app, command(images, tmp_path, "--resize-at", "1", *own))
+    assert result.exit_code == 0, result.output
+    runs = tmp_path / "out" / "runs"
+    rates = {
+        p.name: [e["learning_rate"] for e in events(p / "seed-3", "epoch")] for p in runs.iterdir()
+    }
+    assert rates == {
+        "target-2": [0.02, pytest.approx(0.002)],  # its drop, after 2 of 3 epochs, comes after one
+        "target-1": [0.02],
+        "pretrain": [0.02, 0.02, pytest.approx(0.002)],
+        "resized-1": [0.02, 0.02, pytest.approx(0.002)],
+    }
+    content = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
+    first, second = content["variants"][:2]
+    assert [first["compared"], second["compared"]] == [False, True]
+    assert second["saved"] == pytest.approx([1 - second["seconds"][0] / first["seconds"][0]])
+
+
 @pytest.mark.parametrize(
     ("changed", "code", "words"),
     [
@@ -190,6 +210,8 @@ def test_a_head_of_fixed_size_is_resized_progressively(images: Path, tmp_path: P
         (["--seeds", "0"], 2, "--seeds"),
         (["--accelerator", "tpu"], 2, "Invalid value for '--accelerator'"),
         (["--milestones", "a"], 2, "write whole numbers"),
+        (["--resize-at", "1", "--target-epochs", "4,5"], 2, "14 or 14:11,13"),
+        (["--resize-at", "1", "--target-epochs", "2:2"], 1, "there are only 2"),
         (["--progressive"], 2, "No such option"),
     ],
 )

@@ -52,6 +52,22 @@ def test_variants() -> None:
     assert len(variants(chosen, ["1"], [])) == 3
 
 
+def test_the_target_alone_may_have_other_epochs() -> None:
+    chosen = settings(epochs=5, milestones=(3,))
+    found = variants(chosen, ["1"], [], [(3, (2,)), (2, ()), (3, (2,))])
+    assert [v.key for v in found] == ["target-3", "target-2", "pretrain", "resized-1"]
+    assert [v.name for v in found[:2]] == [
+        *("target network alone for 3 epochs", "target network alone for 2 epochs")
+    ]
+    assert [(v.settings.epochs, v.settings.milestones) for v in found] == [
+        *((3, (2,)), (2, ()), (5, (3,)), (5, (3,)))
+    ]
+    with pytest.raises(FxscaleError, match="'resnet34' has epochs of its own"):
+        variants(settings(preset="resnet34"), ["1"], [], [(3, ())])
+    with pytest.raises(FxscaleError, match="there are only 2"):
+        variants(chosen, ["1"], [], [(2, (2,))])
+
+
 def test_variants_with_progressive_resizing_on_top() -> None:
     chosen = settings(progressive_sizes=(17, 20), resize_at="1,2,3")
     *_, progressive, resized = variants(chosen, ["1,2,3"])

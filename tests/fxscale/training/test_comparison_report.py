@@ -66,6 +66,24 @@ def test_the_table() -> None:
     assert duration([7200.0, 14400.0, 18000.0]) == "3.67 ± 1.53 h"
 
 
+def test_a_shorter_target_is_one_of_those_compared(tmp_path: Path) -> None:
+    whole = comparison()
+    chosen = variants(settings(epochs=5), ["1"], target_lengths=[(3, (2,)), (2, (1,))])
+    shorter = (history(0, "00", [4.0, 4.0], [0.4, 0.6]), history(1, "00", [4.0, 4.0], [0.4, 0.6]))
+    mixed = Comparison(chosen, (whole.target, shorter, *whole.histories[1:]), "squares")
+    first, second, *_ = [cells(row) for row in rows(mixed)]
+    assert first == ("target network alone for 3 epochs", *cells(rows(whole)[0])[1:])
+    assert second == (
+        *("target network alone for 2 epochs", "60.00 ± 0.00 % (2)", "-21.00 ± 1.41"),
+        *("60.00 ± 0.00 %", "2", "8.0 ± 0.0 s", "33.3 ± 0.0 %", "33.3 ± 0.0 %"),
+    )
+    assert finding(mixed).startswith(
+        "The target network alone for 3 epochs reaches 81.00 ± 1.41 %. The target network alone "
+        "for 2 epochs reaches 60.00 ± 0.00 %, less than that, in 33.3 ± 0.0 % less time. The "
+    )
+    assert "for 2 epochs" in write_report(mixed, tmp_path).read_text(encoding="utf-8")
+
+
 def test_elapsed_counts_transitions_where_they_fall() -> None:
     resized = comparison().histories[3][0]
     assert resized.elapsed() == [1.0, 5.0, 8.0]
