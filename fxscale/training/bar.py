@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -32,6 +33,8 @@ class Bar(observers.TrainingObserver):
         self._step_seconds: dict[int, float] = {}
         self._in_epoch = progress.step
         total = plan.steps_per_epoch * len(plan.outlook)
+        if plan.outlook:
+            self.console.print(f"epochs to train: {ahead(plan)}")
         self._task = self._bar.add_task("", total=total, completed=progress.step)
         self._bar.start()
 
@@ -94,6 +97,17 @@ class Bar(observers.TrainingObserver):
 
     def closed(self) -> None:
         self._bar.stop()
+
+
+def ahead(plan: observers.Plan) -> str:
+    """`"4 at 32 px, 10 at 64 px; as much arithmetic as 10.6 at 64 px"`."""
+    epochs = Counter(epoch.phase for epoch in plan.outlook)
+    counts = ", ".join(f"{count} at {plan.sizes[phase]} px" for phase, count in epochs.items())
+    if len(plan.sizes) == 1:
+        return counts
+    arithmetic = sum(count * plan.costs[phase] for phase, count in epochs.items())
+    equal = arithmetic / plan.costs[-1]
+    return f"{counts}; as much arithmetic as {equal:.1f} at {plan.sizes[-1]} px"
 
 
 def as_time(seconds: float) -> str:

@@ -24,12 +24,14 @@ class Plan:
     - `outlook`: the epochs to come, as far as they can be foreseen.
     - `steps_per_epoch`, `batch_size`: optimizer steps, and images in each.
     - `costs`: how much arithmetic an image takes in each phase, in any unit.
+    - `sizes`: of the images of each phase.
     """
 
     outlook: Sequence[Epoch]
     steps_per_epoch: int
     batch_size: int
     costs: Sequence[int]
+    sizes: Sequence[int]
 
 
 @dataclass(frozen=True)

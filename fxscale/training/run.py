@@ -179,6 +179,7 @@ class _Run:
                 self.train_loader.steps,
                 self.settings.batch_size,
                 self.costs,
+                self.settings.sizes,
             ),
             self.progress,
         )
