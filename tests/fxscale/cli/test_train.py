@@ -36,10 +36,10 @@ def test_digits(options: list[str], tmp_path: Path) -> None:
     assert "transition to 24 px after epoch 1" in result.output
     assert "Weights:" in result.output
     told = result.stdout.splitlines()
-    assert [line[:11] for line in told[:4]] == [
-        *("epoch   1 ·", "transition ", "epoch   2 ·", "epoch   3 ·")
+    assert [line[:11] for line in told[:5]] == [
+        *("epochs to t", "epoch   1 ·", "transition ", "epoch   2 ·", "epoch   3 ·")
     ]
-    assert len(told) == 3 + 1 + 1  # a line each, also in a pipe: epochs, transition, result
+    assert len(told) == 1 + 3 + 1 + 1  # a line each, also in a pipe: epochs, transition, result
     run = tmp_path / "run"
     assert {p.name for p in (run / "checkpoints").iterdir()} == {
         "best.safetensors",
