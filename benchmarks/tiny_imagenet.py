@@ -349,7 +349,7 @@ def runs_parser(description: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--ramps",
-        type=_ramp,
+        type=ramp,
         nargs="+",
         default=[],
         metavar="A,B,PX,C",
@@ -383,7 +383,7 @@ def _pair(text: str) -> tuple[int, int]:
     return int(first), int(second)
 
 
-def _ramp(text: str) -> tuple[int, int, int, int]:
+def ramp(text: str) -> tuple[int, int, int, int]:
     """`A,B,PX,C`, the epochs increasing."""
     parts = text.split(",")
     if len(parts) == 4 and all(part.isdecimal() for part in parts):

@@ -1,0 +1,170 @@
+"""More, cheaper epochs in the time of fewer: schedules of several lengths beside one another.
+
+    python -m benchmarks.schedule_lengths --data tiny-imagenet-40.tar.gz --pretrain-size 32 \\
+        --schedules 14:11,13 10:8,9 19:16,18/4,9,46,14 19:16,18/0,9,46,14
+
+`tiny_imagenet` gives all of its runs equally many epochs. An epoch on small images costs less, so
+here every schedule has its own: `EPOCHS:DROPS` is the target network alone, `EPOCHS:DROPS/A,B,PX,C`
+one of `--ramps` of `tiny_imagenet` (A = 0: without small kernels), with its options otherwise. The
+first is what the others are compared with. A target alone with fewer epochs tells whether the first
+had more than it needed.
+
+Finished runs are kept in `OUTPUT/EPOCHS-DROPS/tiny_imagenet.jsonl` and are not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from statistics import mean
+
+import torch
+
+from benchmarks import tiny_imagenet
+from benchmarks._graphed import GraphedTrainer
+from benchmarks._table import bullet_list, markdown_table, write_results
+from benchmarks._tiny_imagenet_report import RunNames, computed_seconds
+from benchmarks._tiny_imagenet_runs import Course, Experiment, Journal
+from benchmarks.tiny_imagenet import Benchmark, experiment_facts, experiment_of, ramp, step_times
+from fxscale.training import Run, Trainer
+from fxscale.training.loop import single_device
+from fxscale.training.runs import percent, spread
+
+NAME = "schedule_lengths"
+EXPLANATION = """\
+Accuracy on the test images after the last epoch, mean ± sample standard deviation over the seeds;
+points to the first schedule, seed by seed; and training time saved at median step times, measured
+taking turns."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A row of the table: how many epochs, after which the rate drops, and what trains in them."""
+
+    epochs: int
+    milestones: tuple[int, ...]
+    course: Course
+
+    @classmethod
+    def parse(cls, text: str) -> Schedule:
+        """`14:11,13`, or `19:16,18/4,9,46,14`."""
+        length, slash, steps = text.partition("/")
+        epochs, _, drops = length.partition(":")
+        if not all(part.isdecimal() for part in (epochs, *drops.split(","))):
+            raise argparse.ArgumentTypeError(
+                f"expected epochs and drops like 14:11,13; found {text!r}"
+            )
+        course = Course(RunNames.TARGET)
+        if slash:
+            after, small, size, last = ramp(steps)
+            course = Course(RunNames.ramp(after, small, size, last), after, last, (small, size))
+        found = cls(int(epochs), tuple(map(int, drops.split(","))), course)
+        if course.small >= found.epochs:
+            raise argparse.ArgumentTypeError(f"{text!r} leaves the target's own images no epoch")
+        return found
+
+    @property
+    def name(self) -> str:
+        drops = " and ".join(map(str, self.milestones))
+        return f"{self.epochs} epochs, drops after {drops}: {self.course.name}"
+
+    @property
+    def folder(self) -> str:
+        return f"{self.epochs}-{','.join(map(str, self.milestones))}"
+
+    def of(self, experiment: Experiment) -> Experiment:
+        recipe = replace(experiment.recipe, epochs=self.epochs, milestones=self.milestones)
+        return replace(experiment, recipe=recipe, courses=(self.course,))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _parser().parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.backends.cudnn.benchmark = options.graphed  # its kernels are chosen once, for all steps
+    trainer = GraphedTrainer if options.graphed else Trainer
+    experiment = experiment_of(options)
+    images = experiment.images(options.data)
+    seeds = range(options.seeds)
+    runs: dict[str, list[Run]] = {}
+    for schedule in options.schedules:
+        of_length = schedule.of(experiment)
+        journal = Journal(
+            options.output / schedule.folder / f"{tiny_imagenet.NAME}.jsonl", of_length
+        )
+        kept = options.checkpoints / schedule.folder / schedule.course.name
+        benchmark = Benchmark(images, of_length, journal, kept, trainer)
+        for seed in seeds:
+            benchmark.run(schedule.course, seed)
+        runs[schedule.name] = [journal.runs[schedule.course.name, seed] for seed in seeds]
+    courses = tuple(schedule.course for schedule in options.schedules)
+    device = single_device(experiment.precision).device
+    medians = step_times(replace(experiment, courses=courses), device, graphed=options.graphed)
+    steps = len(images.train_labels) // experiment.recipe.batch_size
+    facts = experiment_facts(experiment, images, device)
+    recipe = asdict(experiment.recipe) | {"epochs": "see below", "milestones": "see below"}
+    facts["recipe"] = ", ".join(f"{key} {value}" for key, value in recipe.items())
+    facts["seeds"] = ", ".join(map(str, seeds))
+    text = report(runs, medians, steps, facts)
+    figures = {
+        "settings": facts,
+        "step_seconds": medians,
+        "steps_per_epoch": steps,
+        "runs": [
+            {"schedule": name, "run": run.to_dict()} for name, of in runs.items() for run in of
+        ],
+    }
+    write_results(options.output, NAME, text, figures)
+    print(f"\n{text}")
+
+
+def report(
+    runs: Mapping[str, Sequence[Run]],
+    step_seconds: Mapping[str, float],
+    steps_per_epoch: int,
+    facts: Mapping[str, str],
+) -> str:
+    """One row a schedule, each compared with the first."""
+    first = next(iter(runs.values()))
+
+    def computed(of_seeds: Sequence[Run]) -> float:
+        return mean(computed_seconds(run, step_seconds, steps_per_epoch) for run in of_seeds)
+
+    rows = []
+    for name, own in runs.items():
+        points = [
+            100 * (run.accuracy - other.accuracy) for run, other in zip(own, first, strict=True)
+        ]
+        compared = [_signed(points), percent([1 - computed(own) / computed(first)])]
+        final = percent(run.accuracy for run in own)
+        rows.append([name, final, *(["", ""] if own is first else compared)])
+    header = ["schedule", "final accuracy", "to the first, points", "saved"]
+    times = ", ".join(f"{name} {1e3 * value:.1f} ms" for name, value in step_seconds.items())
+    return (
+        f"# Schedules of several lengths\n\n{bullet_list(facts)}\n\n{EXPLANATION}\n\n"
+        f"{markdown_table(header, rows)}\n\n"
+        f"Median training step: {times}; {steps_per_epoch} steps per epoch.\n"
+    )
+
+
+def _signed(points: Sequence[float]) -> str:
+    return spread(points, 1) if mean(points) < 0 else f"+{spread(points, 1)}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = tiny_imagenet.runs_parser(__doc__)
+    parser.set_defaults(transitions=[], progressive_at=[])
+    parser.add_argument(
+        "--schedules",
+        type=Schedule.parse,
+        nargs="+",
+        required=True,
+        metavar="EPOCHS:DROPS[/A,B,PX,C]",
+        help="in place of --epochs, --milestones and --ramps",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()
