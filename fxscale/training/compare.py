@@ -133,7 +133,13 @@ def variants(
             "nothing is resized at 'never': the pre-train network alone is compared in any case. "
             "Give epochs to resize at"
         )
-    if target_lengths and settings.preset is not None:
+    lengths = dict(target_lengths)
+    if set(lengths.items()) != set(target_lengths):
+        epochs = next(e for e, milestones in target_lengths if lengths[e] != milestones)
+        raise FxscaleError(
+            f"the target alone for {epochs} epochs twice, with other drops: give one"
+        )
+    if lengths and settings.preset is not None:
         raise FxscaleError(
             f"the preset {settings.preset!r} has epochs of its own: the target alone can have "
             "others only without it"
@@ -157,7 +163,7 @@ def variants(
     small = replace(settings, resize_at="never", extra_training=0)
     targets = [
         Variant("target", str(epochs), replace(alone, epochs=epochs, milestones=milestones))
-        for epochs, milestones in dict(target_lengths).items()
+        for epochs, milestones in lengths.items()
     ]
     return (
         *(targets or [Variant("target", "", alone)]),

@@ -64,6 +64,8 @@ def test_the_target_alone_may_have_other_epochs() -> None:
     ]
     with pytest.raises(FxscaleError, match="'resnet34' has epochs of its own"):
         variants(settings(preset="resnet34"), ["1"], [], [(3, ())])
+    with pytest.raises(FxscaleError, match="for 3 epochs twice, with other drops"):
+        variants(chosen, ["1"], [], [(3, (2,)), (3, (1,))])
     with pytest.raises(FxscaleError, match="there are only 2"):
         variants(chosen, ["1"], [], [(2, (2,))])
 
