@@ -84,6 +84,12 @@ def computed_seconds(run: Run, step_seconds: Mapping[str, float], steps_per_epoc
     return steps + (run.change.seconds if run.change else 0.0)
 
 
+def mean_computed_seconds(
+    runs: Sequence[Run], step_seconds: Mapping[str, float], steps_per_epoch: int
+) -> float:
+    return mean(computed_seconds(run, step_seconds, steps_per_epoch) for run in runs)
+
+
 def _accuracy_table(
     by_name: Mapping[str, list[Run]], step_seconds: Mapping[str, float], steps_per_epoch: int
 ) -> str:

@@ -34,7 +34,7 @@ import torch
 from benchmarks import tiny_imagenet
 from benchmarks._norms import NormsDivided, NormsKept
 from benchmarks._table import bullet_list, markdown_table, write_results
-from benchmarks._tiny_imagenet_report import RunNames, computed_seconds
+from benchmarks._tiny_imagenet_report import RunNames, mean_computed_seconds
 from benchmarks._tiny_imagenet_runs import Course, Experiment, Journal
 from benchmarks.tiny_imagenet import Benchmark, experiment_facts, experiment_of, step_times
 from fxscale.errors import FxscaleError
@@ -144,7 +144,7 @@ def report(
     target = best[RunNames.TARGET]
 
     def computed(of_seeds: Sequence[Run]) -> float:
-        return mean(computed_seconds(run, step_seconds, steps_per_epoch) for run in of_seeds)
+        return mean_computed_seconds(of_seeds, step_seconds, steps_per_epoch)
 
     rows = []
     for name, of_rates in runs.items():

@@ -9,7 +9,8 @@ one of `--ramps` of `tiny_imagenet` (A = 0: without small kernels), with its opt
 first is what the others are compared with. A target alone with fewer epochs tells whether the first
 had more than it needed.
 
-Finished runs are kept in `OUTPUT/EPOCHS-DROPS/tiny_imagenet.jsonl` and are not made again.
+Finished runs are kept in `OUTPUT/EPOCHS-DROPS/tiny_imagenet.jsonl` and are not made again; those of
+one length that begin alike share the beginning, as in `tiny_imagenet`.
 """
 
 from __future__ import annotations
@@ -17,19 +18,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from statistics import mean
 
 import torch
 
 from benchmarks import tiny_imagenet
 from benchmarks._graphed import GraphedTrainer
 from benchmarks._table import bullet_list, markdown_table, write_results
-from benchmarks._tiny_imagenet_report import RunNames, computed_seconds
+from benchmarks._tiny_imagenet_report import RunNames, mean_computed_seconds
 from benchmarks._tiny_imagenet_runs import Course, Experiment, Journal
 from benchmarks.tiny_imagenet import Benchmark, experiment_facts, experiment_of, ramp, step_times
 from fxscale.training import Run, Trainer
 from fxscale.training.loop import single_device
-from fxscale.training.runs import percent, spread
+from fxscale.training.runs import percent, signed
 
 NAME = "schedule_lengths"
 EXPLANATION = """\
@@ -73,9 +73,11 @@ class Schedule:
     def folder(self) -> str:
         return f"{self.epochs}-{','.join(map(str, self.milestones))}"
 
-    def of(self, experiment: Experiment) -> Experiment:
+    def among(self, schedules: Sequence[Schedule], experiment: Experiment) -> Experiment:
+        """The experiment of this length, with the courses of all `schedules` of the same."""
         recipe = replace(experiment.recipe, epochs=self.epochs, milestones=self.milestones)
-        return replace(experiment, recipe=recipe, courses=(self.course,))
+        alike = tuple(other.course for other in schedules if other.folder == self.folder)
+        return replace(experiment, recipe=recipe, courses=alike)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -89,11 +91,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seeds = range(options.seeds)
     runs: dict[str, list[Run]] = {}
     for schedule in options.schedules:
-        of_length = schedule.of(experiment)
+        of_length = schedule.among(options.schedules, experiment)
         journal = Journal(
             options.output / schedule.folder / f"{tiny_imagenet.NAME}.jsonl", of_length
         )
-        kept = options.checkpoints / schedule.folder / schedule.course.name
+        kept = options.checkpoints / schedule.folder
         benchmark = Benchmark(images, of_length, journal, kept, trainer)
         for seed in seeds:
             benchmark.run(schedule.course, seed)
@@ -129,14 +131,14 @@ def report(
     first = next(iter(runs.values()))
 
     def computed(of_seeds: Sequence[Run]) -> float:
-        return mean(computed_seconds(run, step_seconds, steps_per_epoch) for run in of_seeds)
+        return mean_computed_seconds(of_seeds, step_seconds, steps_per_epoch)
 
     rows = []
     for name, own in runs.items():
         points = [
             100 * (run.accuracy - other.accuracy) for run, other in zip(own, first, strict=True)
         ]
-        compared = [_signed(points), percent([1 - computed(own) / computed(first)])]
+        compared = [signed(points, 1), percent([1 - computed(own) / computed(first)])]
         final = percent(run.accuracy for run in own)
         rows.append([name, final, *(["", ""] if own is first else compared)])
     header = ["schedule", "final accuracy", "to the first, points", "saved"]
@@ -146,10 +148,6 @@ def report(
         f"{markdown_table(header, rows)}\n\n"
         f"Median training step: {times}; {steps_per_epoch} steps per epoch.\n"
     )
-
-
-def _signed(points: Sequence[float]) -> str:
-    return spread(points, 1) if mean(points) < 0 else f"+{spread(points, 1)}"
 
 
 def _parser() -> argparse.ArgumentParser:

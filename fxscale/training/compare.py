@@ -134,11 +134,11 @@ def variants(
             "Give epochs to resize at"
         )
     lengths = dict(target_lengths)
-    if set(lengths.items()) != set(target_lengths):
-        epochs = next(e for e, milestones in target_lengths if lengths[e] != milestones)
-        raise FxscaleError(
-            f"the target alone for {epochs} epochs twice, with other drops: give one"
-        )
+    for epochs, milestones in target_lengths:
+        if lengths[epochs] != milestones:
+            raise FxscaleError(
+                f"the target alone for {epochs} epochs twice, with other drops: give one"
+            )
     if lengths and settings.preset is not None:
         raise FxscaleError(
             f"the preset {settings.preset!r} has epochs of its own: the target alone can have "

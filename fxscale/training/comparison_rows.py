@@ -12,7 +12,7 @@ from statistics import mean, stdev
 
 from fxscale.training.compare import Comparison, Variant
 from fxscale.training.history import History
-from fxscale.training.runs import percent, spread
+from fxscale.training.runs import percent, signed, spread
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Row:
 
 def rows(comparison: Comparison) -> list[Row]:
     """One per variant, in the order of the comparison."""
-    target = comparison.target
+    pairs = zip(comparison.variants, comparison.histories, strict=True)
     return [
-        _row(variant, own, target, compared=own is not target)
-        for variant, own in zip(comparison.variants, comparison.histories, strict=True)
+        _row(variant, own, comparison.target, compared=number > 0)
+        for number, (variant, own) in enumerate(pairs)
     ]
 
 
@@ -87,7 +87,8 @@ def cells(row: Row) -> tuple[str, ...]:
     if not row.compared:
         return (row.variant.name, best, "", end, epochs, time, "", "")
     saved = percent(row.saved, 1), percent(row.steady_saved, 1)
-    return (row.variant.name, best, _signed(row.gained), end, epochs, time, *saved)
+    gained = signed([100 * share for share in row.gained], 2)
+    return (row.variant.name, best, gained, end, epochs, time, *saved)
 
 
 def saving(row: Row, digits: int) -> str:
@@ -116,11 +117,6 @@ def _span(values: Sequence[int]) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def _signed(shares: Sequence[float]) -> str:
-    text = spread([100 * share for share in shares], 2)
-    return text if text.startswith("-") else f"+{text}"
-
-
 def finding(comparison: Comparison) -> str:
     """In words: the fastest transition that keeps the target's accuracy, or else the most accurate.
 
@@ -133,17 +129,17 @@ def finding(comparison: Comparison) -> str:
     target = table[0]
     margin = stdev(target.best) if len(target.best) > 1 else 0.0
     told = [f"The {target.variant.name} reaches {percent(target.best, 2)}"]
-    for kind, words in (
-        ("target", "The target network alone {}"),
-        ("resized", "The pre-train network, resized {},"),
-        ("progressive", "Progressive resizing {}"),
+    for kind, words, reference in (
+        ("target", "The target network alone {}", "that"),
+        ("resized", "The pre-train network, resized {},", "the target alone"),
+        ("progressive", "Progressive resizing {}", "the target alone"),
     ):
         of_kind = [row for row in table[1:] if row.variant.kind == kind]
         if not of_kind:
             continue
         kept = [row for row in of_kind if mean(row.best) >= mean(target.best) - margin]
         row = max(kept, key=lambda r: mean(r.saved)) if kept else max(of_kind, key=_mean_best)
-        fate = "" if kept else f", less than {'that' if kind == 'target' else 'the target alone'},"
+        fate = "" if kept else f", less than {reference},"
         told.append(
             f"{words.format(row.variant.when)} reaches {percent(row.best, 2)}{fate} in "
             f"{saving(row, 1)}"

@@ -80,6 +80,12 @@ def spread(values: Sequence[float], digits: int) -> str:
     return f"{text} ± {stdev(values):.{digits}f}" if len(values) > 1 else text
 
 
+def signed(values: Sequence[float], digits: int) -> str:
+    """The same of a difference: with its sign, also where that is plus."""
+    text = spread(values, digits)
+    return text if text.startswith("-") else f"+{text}"
+
+
 def of_changes(runs: Iterable[Run], figure: Callable[[Change], float]) -> list[float]:
     """`figure` of every run that changed its network."""
     return [figure(run.change) for run in runs if run.change is not None]
