@@ -138,5 +138,11 @@ def _length(text: str, settings: Settings) -> tuple[int, tuple[int, ...]]:
     count = int(epochs)
     if colon:
         return count, numbers(drops) if drops else ()
-    scaled = (round(drop * count / settings.epochs) for drop in settings.milestones)
-    return count, tuple(sorted({drop for drop in scaled if 0 < drop < count}))
+    scaled = sorted({round(drop * count / settings.epochs) for drop in settings.milestones})
+    if len(scaled) < len(settings.milestones) or not all(0 < drop < count for drop in scaled):
+        raise typer.BadParameter(
+            f"{text!r}: the rate drops after {', '.join(map(str, settings.milestones))} of "
+            f"{settings.epochs} epochs, which {count} epochs are too few to scale. Write the drops "
+            f"behind a colon, or {text}: for none"
+        )
+    return count, tuple(scaled)

@@ -100,9 +100,12 @@ class Bar(observers.TrainingObserver):
 
 
 def ahead(plan: observers.Plan) -> str:
-    """`"4 at 32 px, 10 at 64 px; as much arithmetic as 10.6 at 64 px"`."""
+    """`"4 at 32 px (small kernels), 9 at 64 px; as much arithmetic as 9.6 at 64 px"`."""
     epochs = Counter(epoch.phase for epoch in plan.outlook)
-    counts = ", ".join(f"{count} at {plan.sizes[phase]} px" for phase, count in epochs.items())
+    names = [f"{size} px" for size in plan.sizes]
+    for phase in range(plan.pretrain_phases):
+        names[phase] += " (small kernels)"
+    counts = ", ".join(f"{count} at {names[phase]}" for phase, count in epochs.items())
     if len(plan.sizes) == 1:
         return counts
     arithmetic = sum(count * plan.costs[phase] for phase, count in epochs.items())

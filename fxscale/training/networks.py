@@ -7,17 +7,20 @@ from torch import Tensor, nn
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions with BatchNorm around a shortcut (He et al., 2016).
+    """Two convolutions with BatchNorm around a shortcut (He et al., 2016).
 
     `(N, C_in, H, W)` becomes `(N, C_out, ceil(H / stride), ceil(W / stride))`. The shortcut is the
     identity where it can be, a strided 1×1 convolution otherwise.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, kernel_size: int = 3
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        size, padding = kernel_size, kernel_size // 2
+        self.conv1 = nn.Conv2d(in_channels, out_channels, size, stride, padding, bias=False)
         self.norm1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, size, 1, padding, bias=False)
         self.norm2 = nn.BatchNorm2d(out_channels)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
@@ -44,6 +47,7 @@ class SmallResNet(nn.Module):
     - `interface`: height and width of the last feature map if the head is to be a fully connected
       interface, `Linear(C * H * W, classes)`: the network then accepts one image size only.
       `None` (the default) averages the feature map instead, and any size will do.
+    - `kernel_size`: of the blocks' convolutions, odd.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class SmallResNet(nn.Module):
         widths: tuple[int, ...] = (32, 64, 128),
         blocks: int = 1,
         interface: int | None = None,
+        kernel_size: int = 3,
     ) -> None:
         super().__init__()
         self.stem = nn.Conv2d(in_channels, widths[0], 7, 2, padding=3, bias=False)
@@ -63,7 +68,7 @@ class SmallResNet(nn.Module):
         for stage, width in enumerate(widths):
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
-                layers.append(BasicBlock(channels, width, stride))
+                layers.append(BasicBlock(channels, width, stride, kernel_size))
                 channels = width
         self.layers = nn.Sequential(*layers)
         self.pool: nn.Module = nn.Identity() if interface else nn.AdaptiveAvgPool2d(1)

@@ -25,6 +25,7 @@ class Plan:
     - `steps_per_epoch`, `batch_size`: optimizer steps, and images in each.
     - `costs`: how much arithmetic an image takes in each phase, in any unit.
     - `sizes`: of the images of each phase.
+    - `pretrain_phases`: how many phases, the first ones, have smaller kernels.
     """
 
     outlook: Sequence[Epoch]
@@ -32,6 +33,7 @@ class Plan:
     batch_size: int
     costs: Sequence[int]
     sizes: Sequence[int]
+    pretrain_phases: int
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,7 @@ class _Run:
                 self.settings.batch_size,
                 self.costs,
                 self.settings.sizes,
+                len(self.settings.pretrain_sizes),
             ),
             self.progress,
         )

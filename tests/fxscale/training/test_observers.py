@@ -14,7 +14,7 @@ from fxscale.training.observers import JsonLines, Plan, Several, StepReport, Ten
 from fxscale.training.progress import EpochResult, PhaseChange, Progress
 
 SCHEDULE = Schedule(LearningRules.drops(3, 0.1), 2, At((1,)))
-PLAN = Plan(SCHEDULE.outlook([]), 10, 8, [100, 250], [17, 24])
+PLAN = Plan(SCHEDULE.outlook([]), 10, 8, [100, 250], [17, 24], 1)
 REPORT = StepReport(1, 4, 4, 0, 17, 0.7, 0.1, 160.0)
 RESULT = EpochResult(1, 0, 17, 0.1, 1e-4, False, 0.7, 0.6, 0.75, 0.5, 160.0, 2)
 CHANGE = PhaseChange(1, 1, 24, 0.25, 0.5, 0.0, 0.75, 0.7, "ab")
@@ -68,7 +68,8 @@ def test_everything_is_told(tmp_path: Path) -> None:
     assert lines(path)[4]["seconds"] == 0.75
     text = output.getvalue()
     # One of three epochs takes 0.4 of the target's arithmetic.
-    assert "epochs to train: 1 at 17 px, 2 at 24 px; as much arithmetic as 2.4 at 24 px" in text
+    assert "epochs to train: 1 at 17 px (small kernels), 2 at 24 px; as much" in text
+    assert "as much arithmetic as 2.4 at 24 px" in text
     assert "torch.compile for 17 px: 12.50 s" in text
     assert "unreadable: a.png: OSError: cut off [x]" in text
     assert "epoch   1 · 17 px" in text
@@ -89,7 +90,7 @@ def test_the_time_left_counts_each_phase_at_its_own_pace() -> None:
     bar.report(replace(REPORT, phase=1, images_per_second=80.0))  # measured: 0.1 s
     assert bar.seconds_left() == pytest.approx(20 * 0.1)
     bar.closed()
-    alone = Plan(Schedule(LearningRules.drops(3, 0.1), 1).outlook([]), 10, 8, [250], [24])
+    alone = Plan(Schedule(LearningRules.drops(3, 0.1), 1).outlook([]), 10, 8, [250], [24], 0)
     assert ahead(alone) == "3 at 24 px"
     assert as_time(3 * 3600 + 25 * 60 + 7.4) == "3:25:07"
 
