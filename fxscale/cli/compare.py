@@ -142,7 +142,7 @@ def _length(text: str, settings: Settings) -> tuple[int, tuple[int, ...]]:
     if len(scaled) < len(settings.milestones) or not all(0 < drop < count for drop in scaled):
         raise typer.BadParameter(
             f"{text!r}: the rate drops after {', '.join(map(str, settings.milestones))} of "
-            f"{settings.epochs} epochs, which {count} epochs are too few to scale. Write the drops "
+            f"{settings.epochs} epochs, which is too many drops to scale to {count}. Write them "
             f"behind a colon, or {text}: for none"
         )
     return count, tuple(scaled)

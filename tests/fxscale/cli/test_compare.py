@@ -211,7 +211,7 @@ def test_the_target_alone_may_train_for_other_epochs(images: Path, tmp_path: Pat
         (["--accelerator", "tpu"], 2, "Invalid value for '--accelerator'"),
         (["--milestones", "a"], 2, "write whole numbers"),
         (["--resize-at", "1", "--target-epochs", "4,5"], 2, "14 or 14:11,13"),
-        (["--resize-at", "1", "--target-epochs", "1"], 2, "too few to scale"),
+        (["--resize-at", "1", "--target-epochs", "1"], 2, "too many"),
         (["--resize-at", "1", "--target-epochs", "2:2"], 1, "there are only 2"),
         (["--progressive"], 2, "No such option"),
     ],
