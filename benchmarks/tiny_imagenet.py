@@ -384,11 +384,11 @@ def _pair(text: str) -> tuple[int, int]:
 
 
 def ramp(text: str) -> tuple[int, int, int, int]:
-    """`A,B,PX,C`, the epochs increasing."""
+    """`A,B,PX,C`, the epochs increasing; B = A goes over to images of PX pixels at once."""
     parts = text.split(",")
     if len(parts) == 4 and all(part.isdecimal() for part in parts):
         first, second, size, last = map(int, parts)
-        if first < second < last:
+        if first <= second < last:
             return first, second, size, last
     raise argparse.ArgumentTypeError(
         f"expected epochs with a size before the last, like 2,8,46,11; found {text!r}"
