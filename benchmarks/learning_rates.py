@@ -36,7 +36,8 @@ from benchmarks._norms import NormsDivided, NormsKept
 from benchmarks._table import bullet_list, markdown_table, write_results
 from benchmarks._tiny_imagenet_report import RunNames, mean_computed_seconds
 from benchmarks._tiny_imagenet_runs import Course, Experiment, Journal
-from benchmarks.tiny_imagenet import Benchmark, experiment_facts, experiment_of, step_times
+from benchmarks._tiny_imagenet_training import Benchmark, step_times
+from benchmarks.tiny_imagenet import experiment_facts, experiment_of
 from fxscale.errors import FxscaleError
 from fxscale.training import Run, Trainer
 from fxscale.training.loop import single_device

@@ -26,7 +26,8 @@ from benchmarks._graphed import GraphedTrainer
 from benchmarks._table import bullet_list, markdown_table, write_results
 from benchmarks._tiny_imagenet_report import RunNames, mean_computed_seconds
 from benchmarks._tiny_imagenet_runs import Course, Experiment, Journal
-from benchmarks.tiny_imagenet import Benchmark, experiment_facts, experiment_of, ramp, step_times
+from benchmarks._tiny_imagenet_training import Benchmark, step_times
+from benchmarks.tiny_imagenet import experiment_facts, experiment_of, ramp
 from fxscale.training import Run, Trainer
 from fxscale.training.loop import single_device
 from fxscale.training.runs import percent, signed

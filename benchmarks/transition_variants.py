@@ -48,14 +48,9 @@ from benchmarks._recipes import FactoredRecipe, RaisedRecipe
 from benchmarks._table import bullet_list, markdown_table, write_results
 from benchmarks._tiny_imagenet_report import RunNames
 from benchmarks._tiny_imagenet_runs import Course, Experiment, Journal
+from benchmarks._tiny_imagenet_training import AUGMENTATION, Benchmark, combined
 from benchmarks.kernel_maps import enlarged
-from benchmarks.tiny_imagenet import (
-    AUGMENTATION,
-    Benchmark,
-    combined,
-    experiment_facts,
-    experiment_parser,
-)
+from benchmarks.tiny_imagenet import experiment_facts, experiment_parser
 from fxscale.errors import FxscaleError
 from fxscale.training import ImageSet, Recipe, Run, SmallResNet, Stage, Trainer
 from fxscale.training.loop import single_device
