@@ -44,6 +44,10 @@ class RunNames:
         before = RunNames.both(transition, grown) if transition else RunNames.progressive(grown)
         return f"{before}, {size} px until {enlarged}"
 
+    @staticmethod
+    def grown(grown: int, size: int, transition: int) -> str:
+        return f"small kernels, {size} px from epoch {grown}, resized at epoch {transition}"
+
 
 def report(
     runs: Sequence[Run],

@@ -22,15 +22,21 @@ from fxscale.training.settings import Precision
 class Course:
     """Until which epoch, counted from the start, a run trains on small images; 0: not at all.
 
-    The pre-train network does until `pretrain`, the target from there until `small`, from the epoch
-    that is first in `middle` on with images of the size that is second. All other epochs are the
-    target's on its own images.
+    The pre-train network does until `pretrain`, the target from there until `small`. From the epoch
+    that is first in `grown` (the pre-train network's) or `middle` (the target's) on they are of the
+    size that is second. All other epochs are the target's on its own images.
     """
 
     name: str
     pretrain: int = 0
     small: int = 0
     middle: tuple[int, int] | None = None
+    grown: tuple[int, int] | None = None
+
+    @property
+    def beginning(self) -> int:
+        """The epochs of the pre-train network on its first size."""
+        return self.grown[0] if self.grown else self.pretrain
 
     def enlargements(self, target_size: int) -> list[tuple[int, int]]:
         """After which epochs the target's images grow, and to which size."""
@@ -66,8 +72,10 @@ class Experiment:
                 return create(self.model, num_classes=self.classes)
             return SmallResNet(3, self.classes, widths=self.widths, blocks=self.blocks)
 
-    def pretrain_network(self, target: nn.Module) -> nn.Module:
-        return fxscale.downscale(target, self.pretrain_size, target_size=self.target_size)
+    def pretrain_network(self, target: nn.Module, size: int | None = None) -> nn.Module:
+        """For images of `size`, by default those that runs begin with."""
+        size = size or self.pretrain_size
+        return fxscale.downscale(target, size, target_size=self.target_size)
 
     def resized(self, target: nn.Module, size: int) -> nn.Module:
         """The target for images of this size: itself, but for a head that takes no others."""
@@ -79,7 +87,7 @@ class Experiment:
     def changes(self, kind: str) -> list[int]:
         """After which epochs runs leave a beginning, `"resized"` or `"progressive"`, in order."""
         if kind == "resized":
-            epochs = {course.pretrain for course in self.courses} - {self.recipe.epochs}
+            epochs = {course.beginning for course in self.courses} - {self.recipe.epochs}
         else:
             epochs = {
                 course.enlargements(self.target_size)[0][0]

@@ -66,7 +66,14 @@ class Benchmark:
         )
         changes: list[Change] = []
         if course.pretrain:
-            stage, records = self.beginning(trainer, "resized", course.pretrain)
+            stage, records = self.beginning(trainer, "resized", course.beginning)
+            if course.grown:
+                epoch, size = course.grown
+                network = experiment.pretrain_network(experiment.network(seed), size)
+                stage, change = trainer.upscale(stage, network, size=size, epoch=epoch)
+                stage.phase = grown_phase(size)
+                changes.append(change)
+                records += trainer.fit(stage, range(epoch, course.pretrain))
             if course.pretrain < epochs:
                 size = experiment.pretrain_size if course.small else experiment.target_size
                 network = experiment.resized(experiment.network(seed), size)
@@ -142,6 +149,10 @@ def middle_phase(size: int) -> str:
     return f"{size} px"
 
 
+def grown_phase(size: int) -> str:
+    return f"pre-train, {middle_phase(size)}"
+
+
 def combined(changes: Sequence[Change]) -> Change | None:
     """The first change, which is what an accuracy may be lost in, at the cost of all."""
     seconds = sum(change.seconds for change in changes)
@@ -177,6 +188,11 @@ def step_times(
     sizes = {middle_phase(c.middle[1]): c.middle[1] for c in experiment.courses if c.middle}
     if any(course.small for course in experiment.courses):
         sizes["small images"] = experiment.pretrain_size
+    for course in experiment.courses:
+        if course.grown:
+            size = course.grown[1]
+            network = experiment.pretrain_network(target, size)
+            steps[grown_phase(size)] = training_step(network, size, settings)
     for phase, size in sizes.items():
         network = placed(experiment.resized(target, size), settings)
         steps[phase] = training_step(network, size, settings)

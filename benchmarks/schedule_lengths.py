@@ -5,9 +5,10 @@
 
 `tiny_imagenet` gives all of its runs equally many epochs. An epoch on small images costs less, so
 here every schedule has its own: `EPOCHS:DROPS` is the target network alone, `EPOCHS:DROPS/A,B,PX,C`
-one of `--ramps` of `tiny_imagenet` (A = 0: without small kernels), with its options otherwise. The
-first is what the others are compared with. A target alone with fewer epochs tells whether the first
-had more than it needed.
+one of `--ramps` of `tiny_imagenet` (A = 0: without small kernels), with its options otherwise;
+`EPOCHS:DROPS/A,PX,B` has small kernels until epoch B, from epoch A on with images of PX pixels, and
+then the target's on its own. The first is what the others are compared with. A target alone with
+fewer epochs tells whether the first had more than it needed.
 
 Finished runs are kept in `OUTPUT/EPOCHS-DROPS/tiny_imagenet.jsonl` and are not made again; those of
 one length that begin alike share the beginning, as in `tiny_imagenet`.
@@ -49,7 +50,7 @@ class Schedule:
 
     @classmethod
     def parse(cls, text: str) -> Schedule:
-        """`14:11,13`, or `19:16,18/4,9,46,14`."""
+        """`14:11,13`, `19:16,18/4,9,46,14` or `21:19,20/13,46,18`."""
         length, slash, steps = text.partition("/")
         epochs, _, drops = length.partition(":")
         if not all(part.isdecimal() for part in (epochs, *drops.split(","))):
@@ -57,11 +58,13 @@ class Schedule:
                 f"expected epochs and drops like 14:11,13; found {text!r}"
             )
         course = Course(RunNames.TARGET)
-        if slash:
+        if slash and steps.count(",") == 2:
+            course = _grown(steps)
+        elif slash:
             after, small, size, last = ramp(steps)
             course = Course(RunNames.ramp(after, small, size, last), after, last, (small, size))
         found = cls(int(epochs), tuple(map(int, drops.split(","))), course)
-        if course.small >= found.epochs:
+        if max(course.small, course.pretrain) >= found.epochs:
             raise argparse.ArgumentTypeError(f"{text!r} leaves the target's own images no epoch")
         return found
 
@@ -79,6 +82,15 @@ class Schedule:
         recipe = replace(experiment.recipe, epochs=self.epochs, milestones=self.milestones)
         alike = tuple(other.course for other in schedules if other.folder == self.folder)
         return replace(experiment, recipe=recipe, courses=alike)
+
+
+def _grown(text: str) -> Course:
+    """`A,PX,B`, the epochs increasing."""
+    parts = text.split(",")
+    if not all(part.isdecimal() for part in parts) or int(parts[0]) >= int(parts[2]):
+        raise argparse.ArgumentTypeError(f"expected epochs around a size, 13,46,18; found {text!r}")
+    grown, size, last = map(int, parts)
+    return Course(RunNames.grown(grown, size, last), last, grown=(grown, size))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -159,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Schedule.parse,
         nargs="+",
         required=True,
-        metavar="EPOCHS:DROPS[/A,B,PX,C]",
+        metavar="EPOCHS:DROPS[/A,B,PX,C|/A,PX,B]",
         help="in place of --epochs, --milestones and --ramps",
     )
     return parser

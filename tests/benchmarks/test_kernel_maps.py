@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import kernel_maps, tiny_imagenet
+from benchmarks import _tiny_imagenet_training, kernel_maps
 from benchmarks.kernel_maps import maps
 from fxscale.errors import FxscaleError
 from tests.benchmarks.tiny_images import run_tiny_imagenet, write_images
@@ -34,7 +34,7 @@ def test_a_constant_image_keeps_its_response(name: str) -> None:
 def test_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tiny_imagenet, "ROUNDS", 1)
+    monkeypatch.setattr(_tiny_imagenet_training, "ROUNDS", 1)
     images = write_images(tmp_path)
     run_tiny_imagenet(images, tmp_path)
 

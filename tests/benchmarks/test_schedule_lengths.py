@@ -21,7 +21,8 @@ MINIATURE = (
 def test_each_schedule_has_its_own_epochs(tmp_path: Path) -> None:
     output = tmp_path / "output"
     paths = ("--data", str(write_images(tmp_path)), "--output", str(output))
-    schedules = ("--schedules", "2:1", "1:1", "5:3,4/1,2,26,3", "5:3,4/0,2,26,3")
+    growing = ("5:3,4/1,2,26,3", "5:3,4/0,2,26,3", "5:3,4/1,26,3")
+    schedules = ("--schedules", "2:1", "1:1", *growing)
     arguments = [*paths, "--checkpoints", str(tmp_path / "kept"), *MINIATURE, *schedules]
     schedule_lengths.main(arguments)
     figures = json.loads((output / "schedule_lengths.json").read_text())
@@ -36,6 +37,7 @@ def test_each_schedule_has_its_own_epochs(tmp_path: Path) -> None:
         [("target", 0.02)],
         list(zip(["pre-train", "small images", "26 px", "target", "target"], rates, strict=True)),
         list(zip([*["small images"] * 2, "26 px", "target", "target"], rates, strict=True)),
+        list(zip(["pre-train", *["pre-train, 26 px"] * 2, *["target"] * 2], rates, strict=True)),
     ]
     kept = {path: path.read_text() for path in output.rglob("*.jsonl")}
     assert sorted(path.parent.name for path in kept) == ["1-1", "2-1", "5-3,4"]
@@ -43,7 +45,9 @@ def test_each_schedule_has_its_own_epochs(tmp_path: Path) -> None:
     assert {path: path.read_text() for path in output.rglob("*.jsonl")} == kept
 
 
-@pytest.mark.parametrize("text", ["14", "14:a", "14:11/2,8,46", "14:11/2,8,46,14"])
+@pytest.mark.parametrize(
+    "text", ["14", "14:a", "14:11/2,8,46", "14:11/2,8,46,14", "9:8/4,46,4", "9:8/4,46,9"]
+)
 def test_what_is_no_schedule(text: str) -> None:
     with pytest.raises(SystemExit):
         schedule_lengths.main(["--data", "images", "--schedules", text])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import tiny_imagenet
+from benchmarks import _tiny_imagenet_training
 from benchmarks._tiny_imagenet_report import RunNames, report
 from fxscale.errors import FxscaleError
 from fxscale.training import Change, EpochRecord, Run
@@ -31,7 +31,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiny_imagenet, "ROUNDS", 1)
+    monkeypatch.setattr(_tiny_imagenet_training, "ROUNDS", 1)
 
 
 def journal(output: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import fxscale
-from benchmarks import tiny_imagenet, transition_variants
+from benchmarks import _tiny_imagenet_training, transition_variants
 from benchmarks._recipes import FactoredRecipe, RaisedRecipe
 from benchmarks._tiny_imagenet_runs import Experiment
 from benchmarks.transition_variants import (
@@ -162,7 +162,7 @@ def test_nothing_to_go_on_from(tmp_path: Path) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(tiny_imagenet, "ROUNDS", 1)
+    monkeypatch.setattr(_tiny_imagenet_training, "ROUNDS", 1)
     images = write_images(tmp_path)
     run_tiny_imagenet(images, tmp_path)
     return images
