@@ -23,6 +23,14 @@ def test_interface_flattens_the_last_feature_map() -> None:
         network(torch.randn(2, 1, 40, 40))
 
 
+def test_kernels_of_the_blocks_may_be_larger() -> None:
+    network = SmallResNet(3, 5, widths=(4, 8), blocks=2, kernel_size=5)
+
+    kernels = {m.kernel_size for m in network.layers.modules() if isinstance(m, nn.Conv2d)}
+    assert kernels == {(5, 5), (1, 1)}
+    assert network.layers(torch.randn(2, 4, 32, 32)).shape == (2, 8, 16, 16)
+
+
 def test_blocks_start_as_their_shortcut() -> None:
     block = BasicBlock(4, 4, 1)
     network = SmallResNet(3, 5, widths=(4,), blocks=1)
