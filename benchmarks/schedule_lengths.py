@@ -8,7 +8,8 @@ here every schedule has its own: `EPOCHS:DROPS` is the target network alone, `EP
 one of `--ramps` of `tiny_imagenet` (A = 0: without small kernels), with its options otherwise;
 `EPOCHS:DROPS/A,PX,B` has small kernels until epoch B, from epoch A on with images of PX pixels, and
 then the target's on its own. The first is what the others are compared with. A target alone with
-fewer epochs tells whether the first had more than it needed.
+fewer epochs tells whether the first had more than it needed. With `--norms`, schedules with small
+kernels are also run with enlarged kernels given the norms that they had (`_norms.py`).
 
 Finished runs are kept in `OUTPUT/EPOCHS-DROPS/tiny_imagenet.jsonl` and are not made again; those of
 one length that begin alike share the beginning, as in `tiny_imagenet`.
@@ -24,6 +25,7 @@ import torch
 
 from benchmarks import tiny_imagenet
 from benchmarks._graphed import GraphedTrainer
+from benchmarks._norms import NormsKept
 from benchmarks._table import bullet_list, markdown_table, write_results
 from benchmarks._tiny_imagenet_report import RunNames, mean_computed_seconds
 from benchmarks._tiny_imagenet_runs import Course, Experiment, Journal
@@ -47,6 +49,7 @@ class Schedule:
     epochs: int
     milestones: tuple[int, ...]
     course: Course
+    norms_kept: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Schedule:
@@ -71,7 +74,8 @@ class Schedule:
     @property
     def name(self) -> str:
         drops = " and ".join(map(str, self.milestones))
-        return f"{self.epochs} epochs, drops after {drops}: {self.course.name}"
+        norms = ", norms kept" if self.norms_kept else ""
+        return f"{self.epochs} epochs, drops after {drops}: {self.course.name}{norms}"
 
     @property
     def folder(self) -> str:
@@ -94,20 +98,27 @@ def _grown(text: str) -> Course:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.norms and options.graphed:
+        parser.error("--norms and --graphed do not go together")
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.backends.cudnn.benchmark = options.graphed  # its kernels are chosen once, for all steps
-    trainer = GraphedTrainer if options.graphed else Trainer
+    plain = GraphedTrainer if options.graphed else Trainer
     experiment = experiment_of(options)
     images = experiment.images(options.data)
     seeds = range(options.seeds)
+    schedules: list[Schedule] = list(options.schedules)
+    if options.norms:
+        schedules += [replace(s, norms_kept=True) for s in schedules if s.course.pretrain]
     runs: dict[str, list[Run]] = {}
-    for schedule in options.schedules:
+    for schedule in schedules:
         of_length = schedule.among(options.schedules, experiment)
-        journal = Journal(
-            options.output / schedule.folder / f"{tiny_imagenet.NAME}.jsonl", of_length
+        trainer, file = (
+            (NormsKept, "norms_kept") if schedule.norms_kept else (plain, tiny_imagenet.NAME)
         )
+        journal = Journal(options.output / schedule.folder / f"{file}.jsonl", of_length)
         kept = options.checkpoints / schedule.folder
         benchmark = Benchmark(images, of_length, journal, kept, trainer)
         for seed in seeds:
@@ -174,6 +185,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="EPOCHS:DROPS[/A,B,PX,C|/A,PX,B]",
         help="in place of --epochs, --milestones and --ramps",
     )
+    parser.add_argument("--norms", action="store_true", help="also runs with kernels rescaled")
     return parser
 
 

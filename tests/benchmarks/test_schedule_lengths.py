@@ -23,7 +23,8 @@ def test_each_schedule_has_its_own_epochs(tmp_path: Path) -> None:
     paths = ("--data", str(write_images(tmp_path)), "--output", str(output))
     growing = ("5:3,4/1,2,26,3", "5:3,4/0,2,26,3", "5:3,4/1,26,3")
     schedules = ("--schedules", "2:1", "1:1", *growing)
-    arguments = [*paths, "--checkpoints", str(tmp_path / "kept"), *MINIATURE, *schedules]
+    checkpoints = ("--checkpoints", str(tmp_path / "kept"))
+    arguments = [*paths, *checkpoints, *MINIATURE, *schedules, "--norms"]
     schedule_lengths.main(arguments)
     figures = json.loads((output / "schedule_lengths.json").read_text())
     made = [
@@ -38,9 +39,18 @@ def test_each_schedule_has_its_own_epochs(tmp_path: Path) -> None:
         list(zip(["pre-train", "small images", "26 px", "target", "target"], rates, strict=True)),
         list(zip([*["small images"] * 2, "26 px", "target", "target"], rates, strict=True)),
         list(zip(["pre-train", *["pre-train, 26 px"] * 2, *["target"] * 2], rates, strict=True)),
+        made[2],  # norms kept
+        made[4],
     ]
+    plain, norms_kept = (
+        [r["train_loss"] for r in entry["run"]["records"]]
+        for entry in figures["runs"]
+        if "resized at epoch 3" in entry["schedule"] and entry["run"]["seed"] == 0
+    )
+    assert norms_kept[0] == plain[0]
+    assert norms_kept[3:] != plain[3:]
     kept = {path: path.read_text() for path in output.rglob("*.jsonl")}
-    assert sorted(path.parent.name for path in kept) == ["1-1", "2-1", "5-3,4"]
+    assert sorted(path.parent.name for path in kept) == ["1-1", "2-1", "5-3,4", "5-3,4"]
     schedule_lengths.main(arguments)  # nothing is trained again
     assert {path: path.read_text() for path in output.rglob("*.jsonl")} == kept
 
