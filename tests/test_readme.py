@@ -75,13 +75,18 @@ def test_every_command_has_a_line_and_an_example() -> None:
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
 def test_links_lead_somewhere(name: str) -> None:
     path = ROOT / name
-    text = path.read_text(encoding="utf-8")
-    anchors = {
+    for link in re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8")):
+        if link.startswith("https://"):
+            continue
+        file, _, anchor = link.partition("#")
+        page = path.parent / file if file else path
+        assert page.exists(), link
+        assert not anchor or anchor in anchors(page), link
+
+
+def anchors(page: Path) -> set[str]:
+    """What links may name on a page: GitHub's names of its headings."""
+    return {
         re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-")
-        for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+        for title in re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     }
-    for link in re.findall(r"\]\(([^)]+)\)", text):
-        if link.startswith("#"):
-            assert link[1:] in anchors, link
-        elif not link.startswith("https://"):
-            assert (path.parent / link).exists(), link
