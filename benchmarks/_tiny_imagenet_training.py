@@ -68,12 +68,9 @@ class Benchmark:
         if course.pretrain:
             stage, records = self.beginning(trainer, "resized", course.beginning)
             if course.grown:
-                epoch, size = course.grown
-                network = experiment.pretrain_network(experiment.network(seed), size)
-                stage, change = trainer.upscale(stage, network, size=size, epoch=epoch)
-                stage.phase = grown_phase(size)
+                stage, change = self._grown(trainer, stage, *course.grown)
                 changes.append(change)
-                records += trainer.fit(stage, range(epoch, course.pretrain))
+                records += trainer.fit(stage, range(len(records), course.pretrain))
             if course.pretrain < epochs:
                 size = experiment.pretrain_size if course.small else experiment.target_size
                 network = experiment.resized(experiment.network(seed), size)
@@ -98,6 +95,13 @@ class Benchmark:
             changes.append(change)
         records += trainer.fit(stage, range(len(records), epochs))
         self.journal.add(Run(course.name, seed, tuple(records), combined(changes)))
+
+    def _grown(self, trainer: Trainer, stage: Stage, epoch: int, size: int) -> tuple[Stage, Change]:
+        """The pre-train network for larger images takes over."""
+        network = self.experiment.pretrain_network(self.experiment.network(trainer.seed), size)
+        larger, change = trainer.upscale(stage, network, size=size, epoch=epoch)
+        larger.phase = grown_phase(size)
+        return larger, change
 
     def beginning(
         self, trainer: Trainer, kind: str, length: int
@@ -188,11 +192,9 @@ def step_times(
     sizes = {middle_phase(c.middle[1]): c.middle[1] for c in experiment.courses if c.middle}
     if any(course.small for course in experiment.courses):
         sizes["small images"] = experiment.pretrain_size
-    for course in experiment.courses:
-        if course.grown:
-            size = course.grown[1]
-            network = experiment.pretrain_network(target, size)
-            steps[grown_phase(size)] = training_step(network, size, settings)
+    for size in {course.grown[1] for course in experiment.courses if course.grown}:
+        network = experiment.pretrain_network(target, size)
+        steps[grown_phase(size)] = training_step(network, size, settings)
     for phase, size in sizes.items():
         network = placed(experiment.resized(target, size), settings)
         steps[phase] = training_step(network, size, settings)

@@ -115,9 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runs: dict[str, list[Run]] = {}
     for schedule in schedules:
         of_length = schedule.among(options.schedules, experiment)
-        trainer, file = (
-            (NormsKept, "norms_kept") if schedule.norms_kept else (plain, tiny_imagenet.NAME)
-        )
+        trainer = NormsKept if schedule.norms_kept else plain
+        file = "norms_kept" if schedule.norms_kept else tiny_imagenet.NAME
         journal = Journal(options.output / schedule.folder / f"{file}.jsonl", of_length)
         kept = options.checkpoints / schedule.folder
         benchmark = Benchmark(images, of_length, journal, kept, trainer)
