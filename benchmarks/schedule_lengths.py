@@ -21,17 +21,14 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
-import torch
-
 from benchmarks import tiny_imagenet
-from benchmarks._graphed import GraphedTrainer
 from benchmarks._norms import NormsKept
 from benchmarks._table import bullet_list, markdown_table, write_results
 from benchmarks._tiny_imagenet_report import RunNames, mean_computed_seconds
 from benchmarks._tiny_imagenet_runs import Course, Experiment, Journal
 from benchmarks._tiny_imagenet_training import Benchmark, step_times
-from benchmarks.tiny_imagenet import experiment_facts, experiment_of, ramp
-from fxscale.training import Run, Trainer
+from benchmarks.tiny_imagenet import experiment_facts, experiment_of, ramp, trainer_of
+from fxscale.training import Run
 from fxscale.training.loop import single_device
 from fxscale.training.runs import percent, signed
 
@@ -102,10 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.norms and options.graphed:
         parser.error("--norms and --graphed do not go together")
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    torch.backends.cudnn.benchmark = options.graphed  # its kernels are chosen once, for all steps
-    plain = GraphedTrainer if options.graphed else Trainer
+    plain = trainer_of(options)
     experiment = experiment_of(options)
     images = experiment.images(options.data)
     seeds = range(options.seeds)

@@ -51,13 +51,10 @@ NAME = "tiny_imagenet"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = runs_parser(__doc__).parse_args(arguments)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    torch.backends.cudnn.benchmark = options.graphed  # its kernels are chosen once, for all steps
+    trainer = trainer_of(options)
     experiment = experiment_of(options)
     images = experiment.images(options.data)
     journal = Journal(options.output / f"{NAME}.jsonl", experiment)
-    trainer = GraphedTrainer if options.graphed else Trainer
     benchmark = Benchmark(images, experiment, journal, options.checkpoints, trainer)
     device = benchmark.fabric.device
     medians = step_times(experiment, device, graphed=options.graphed)
@@ -82,6 +79,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
         write_results(options.output, NAME, text, figures)
     print(f"\n{text}")
+
+
+def trainer_of(options: argparse.Namespace) -> type[Trainer]:
+    """Sets torch up as asked for; what trains then."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.backends.cudnn.benchmark = options.graphed  # its kernels are chosen once, for all steps
+    return GraphedTrainer if options.graphed else Trainer
 
 
 def experiment_of(options: argparse.Namespace) -> Experiment:
@@ -224,7 +229,7 @@ def ramp(text: str) -> tuple[int, int, int, int]:
     parts = text.split(",")
     if len(parts) == 4 and all(part.isdecimal() for part in parts):
         first, second, size, last = map(int, parts)
-        if first <= second < last:
+        if first <= second < last and second:
             return first, second, size, last
     raise argparse.ArgumentTypeError(
         f"expected epochs with a size before the last, like 2,8,46,11; found {text!r}"

@@ -21,7 +21,7 @@ MINIATURE = (
 def test_each_schedule_has_its_own_epochs(tmp_path: Path) -> None:
     output = tmp_path / "output"
     paths = ("--data", str(write_images(tmp_path)), "--output", str(output))
-    growing = ("5:3,4/1,2,26,3", "5:3,4/0,2,26,3", "5:3,4/1,26,3")
+    growing = ("5:3,4/1,2,26,3", "5:3,4/0,2,26,3", "5:3,4/1,26,3", "5:3,4/1,1,26,3")
     schedules = ("--schedules", "2:1", "1:1", *growing)
     checkpoints = ("--checkpoints", str(tmp_path / "kept"))
     arguments = [*paths, *checkpoints, *MINIATURE, *schedules, "--norms"]
@@ -39,8 +39,10 @@ def test_each_schedule_has_its_own_epochs(tmp_path: Path) -> None:
         list(zip(["pre-train", "small images", "26 px", "target", "target"], rates, strict=True)),
         list(zip([*["small images"] * 2, "26 px", "target", "target"], rates, strict=True)),
         list(zip(["pre-train", *["pre-train, 26 px"] * 2, *["target"] * 2], rates, strict=True)),
+        list(zip(["pre-train", *["26 px"] * 2, *["target"] * 2], rates, strict=True)),
         made[2],  # norms kept
         made[4],
+        made[5],
     ]
     plain, norms_kept = (
         [r["train_loss"] for r in entry["run"]["records"]]
@@ -56,7 +58,8 @@ def test_each_schedule_has_its_own_epochs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["14", "14:a", "14:11/2,8,46", "14:11/2,8,46,14", "9:8/4,46,4", "9:8/4,46,9"]
+    "text",
+    ["14", "14:a", "14:11/2,8,46", "14:11/2,8,46,14", "14:11/0,0,46,9", "9:8/4,46,4", "9:8/4,46,9"],
 )
 def test_what_is_no_schedule(text: str) -> None:
     with pytest.raises(SystemExit):
